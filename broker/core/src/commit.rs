@@ -1,0 +1,283 @@
+//! What the core answers: records to make durable, and effects to release once they are.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pointsman_protocol::ErrorBody;
+use pointsman_protocol::admin::Reply;
+use pointsman_protocol::publish::Outcome;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Definition, DefinitionKey, Digest};
+use crate::chunk::Chunk;
+use crate::ids::*;
+use crate::topology::Topology;
+
+/// What one turn of the driver adds up to. Records are applied in order, all or none; effects are released in
+/// order, after the records of this and every earlier commit are durable.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// What must become durable.
+    pub records: Vec<Record>,
+    /// What may then be seen.
+    pub effects: Vec<Effect>,
+    /// Whether an effect promises that the records survive power loss. Records of acknowledgements alone do not:
+    /// they are written but not synced, and at worst a message is redelivered.
+    pub sync: bool,
+}
+
+/// One durable change. Applying a record twice leaves what applying it once does, but for [`Record::Release`], which
+/// the store counts within the same atomic batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// A chunk of new messages. `references` is how many (queue, position) pairs name its messages; the chunk dies
+    /// when as many were released.
+    Append {
+        /// The chunk.
+        chunk: Arc<Chunk>,
+        /// How many places in queues its messages take.
+        references: u32,
+    },
+    /// `count` places in queues that named messages of this chunk are settled.
+    Release {
+        /// The lane.
+        lane: Lane,
+        /// The chunk's base.
+        base: Offset,
+        /// How many.
+        count: u32,
+    },
+    /// New messages of a queue.
+    Index {
+        /// The queue.
+        queue: QueueId,
+        /// Which.
+        entry: IndexEntry,
+    },
+    /// An index entry of which nothing is left; `last` is its last position, which is its key.
+    IndexRemove {
+        /// The queue.
+        queue: QueueId,
+        /// The entry's last position.
+        last: Position,
+    },
+    /// Where a durable queue stands.
+    QueueState {
+        /// The queue.
+        queue: QueueId,
+        /// Its counters.
+        state: QueueState,
+    },
+    /// The positions at and above the queue's head that are settled, within one block of 65,536 positions; `None`
+    /// when the block has none any more.
+    AckBlock {
+        /// The queue.
+        queue: QueueId,
+        /// Position divided by 65,536.
+        block: u64,
+        /// Positions modulo 65,536.
+        settled: Option<roaring::RoaringBitmap>,
+    },
+    /// How often a message that was given back had been delivered; `None` when it is settled.
+    Attempts {
+        /// The queue.
+        queue: QueueId,
+        /// The message.
+        position: Position,
+        /// Deliveries so far.
+        count: Option<u32>,
+    },
+    /// What a publisher's identity has sent so far; `None` forgets it.
+    Identity {
+        /// Who.
+        identity: PublisherIdentity,
+        /// What is remembered.
+        state: Option<IdentityState>,
+    },
+    /// A definition is made, changed or, with `None`, deleted.
+    Define {
+        /// Which.
+        key: DefinitionKey,
+        /// What it is now.
+        definition: Option<Definition>,
+    },
+    /// A module's bytes, by digest; `None` when no version uses it any more.
+    Module {
+        /// Its SHA-256.
+        digest: Digest,
+        /// Its bytes.
+        bytes: Option<Bytes>,
+    },
+    /// A queue is deleted: its index, state, ack blocks and attempts go.
+    QueueGone {
+        /// The queue.
+        queue: QueueId,
+    },
+}
+
+/// Consecutive positions of a queue and where their messages are. Its key in the store is its last position, so
+/// that a seek from any position finds the entry that holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexEntry {
+    /// The first position.
+    pub first: Position,
+    /// Runs in order; their counts add up to the number of positions.
+    pub runs: Vec<Run>,
+}
+
+impl IndexEntry {
+    /// Number of positions.
+    pub fn count(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.count)).sum()
+    }
+
+    /// The last position.
+    ///
+    /// # Panics
+    /// When the entry is empty, which no entry is.
+    pub fn last(&self) -> Position {
+        Position(self.first.0 + self.count() - 1)
+    }
+}
+
+/// Consecutive records of one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The chunk's lane.
+    pub lane: Lane,
+    /// The chunk's base.
+    pub chunk: Offset,
+    /// The first record's number in the chunk.
+    pub record: u32,
+    /// How many records.
+    pub count: u32,
+}
+
+/// Where a durable queue stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueState {
+    /// Every position below is settled.
+    pub head: Position,
+    /// The position the next message gets.
+    pub tail: Position,
+    /// Every position that was ever delivered is below.
+    pub delivered: Position,
+}
+
+/// What the broker remembers of a publisher's identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityState {
+    /// The highest sequence number taken.
+    pub last_sequence: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub at: u64,
+    /// Sequence numbers among the last ones whose outcome was not `Routed`, rising.
+    pub exceptions: Vec<(u64, Outcome)>,
+}
+
+/// Something the driver does once the commit is durable.
+#[derive(Debug)]
+pub enum Effect {
+    /// Answer a request.
+    Reply {
+        /// To whom.
+        connection: ConnectionId,
+        /// The request's number.
+        id: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// A publisher may publish, from the sequence number after the given one.
+    PublisherOpened {
+        /// Which.
+        publisher: PublisherId,
+        /// The highest sequence number taken from its identity, or 0.
+        last_sequence: u64,
+    },
+    /// Publishes are done.
+    Confirm {
+        /// Whose.
+        publisher: PublisherId,
+        /// The first sequence number.
+        first: u64,
+        /// How many.
+        count: u32,
+        /// What became of each.
+        outcome: Outcome,
+    },
+    /// A publisher did what it may not; its stream is closed.
+    PublisherClosed {
+        /// Which.
+        publisher: PublisherId,
+        /// Why.
+        error: ErrorBody,
+    },
+    /// A consumer is there.
+    ConsumerOpened {
+        /// Which.
+        consumer: ConsumerId,
+        /// Its tag.
+        tag: String,
+    },
+    /// A consumer could not open, did what it may not, or its queue is gone; its stream is closed.
+    ConsumerClosed {
+        /// Which.
+        consumer: ConsumerId,
+        /// Why.
+        error: ErrorBody,
+    },
+    /// Deliveries of consecutive tags.
+    Deliver {
+        /// To whom.
+        consumer: ConsumerId,
+        /// The first tag.
+        first: DeliveryTag,
+        /// The chunk the messages are in.
+        chunk: Arc<Chunk>,
+        /// The first record's number in the chunk.
+        record: u32,
+        /// How many consecutive records.
+        count: u32,
+        /// Whether they may have been delivered before.
+        redelivered: bool,
+        /// How often they were delivered before, as far as is known.
+        delivery_count: u32,
+    },
+    /// Read index entries of a queue from this position on, up to but without `to`; about
+    /// [`crate::limits::QUEUE_PAGE_RUNS`] runs are enough.
+    ReadIndex {
+        /// The queue.
+        queue: QueueId,
+        /// The first position.
+        from: Position,
+        /// The position to stop before.
+        to: Position,
+    },
+    /// Read a chunk.
+    ReadChunk {
+        /// The lane.
+        lane: Lane,
+        /// The chunk's base.
+        base: Offset,
+    },
+    /// What is declared has changed; route by this from now on.
+    Topology(Arc<Topology>),
+}
+
+/// What a store gives back when it opens: all that `Broker::restore` needs, which does not grow with the
+/// number of messages.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// All definitions.
+    pub definitions: Vec<(DefinitionKey, Definition)>,
+    /// Each durable queue's state, where one was written.
+    pub queues: Vec<(QueueId, QueueState)>,
+    /// Ack blocks.
+    pub ack_blocks: Vec<(QueueId, u64, roaring::RoaringBitmap)>,
+    /// Delivery counts of messages that were given back.
+    pub attempts: Vec<(QueueId, Position, u32)>,
+    /// Publishers' identities.
+    pub identities: Vec<(PublisherIdentity, IdentityState)>,
+    /// The next free offset of each durable lane: queues, streams.
+    pub next_offsets: [Offset; 2],
+}

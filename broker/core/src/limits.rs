@@ -1,0 +1,40 @@
+//! Every bound of the broker, with its unit. Each is enforced with an error that names it.
+
+/// Most vhosts.
+pub const VHOSTS_MAX: usize = 1_000;
+/// Most exchanges over all vhosts.
+pub const EXCHANGES_MAX: usize = 100_000;
+/// Most queues over all vhosts.
+pub const QUEUES_MAX: usize = 200_000;
+/// Most bindings over all vhosts.
+pub const BINDINGS_MAX: usize = 1_000_000;
+/// Most routers over all vhosts.
+pub const ROUTERS_MAX: usize = 10_000;
+/// Most versions a router keeps; unload old ones to load more.
+pub const ROUTER_VERSIONS_MAX: usize = 64;
+/// Largest configuration of a router version, in bytes.
+pub const ROUTER_CONFIG_MAX: usize = 1024 * 1024;
+/// Most consumers of one queue.
+pub const QUEUE_CONSUMERS_MAX: usize = 10_000;
+
+/// Most publisher identities whose last sequence number is remembered; the one unused for longest goes first.
+pub const IDENTITIES_MAX: usize = 100_000;
+/// How many of an identity's last sequence numbers keep an outcome other than `Routed`.
+pub const IDENTITY_OUTCOMES_MAX: usize = 1_024;
+
+/// Length at which a chunk is closed, in bytes; a larger message stands alone in its chunk.
+pub const CHUNK_TARGET: usize = 128 * 1024;
+/// Most messages of a chunk.
+pub const CHUNK_MESSAGES_MAX: u32 = 65_535;
+
+/// Runs of index entries a queue keeps in memory at its head and at its tail, each.
+pub const QUEUE_PAGE_RUNS: usize = 1_024;
+/// Bytes of chunks the core keeps in memory for delivery, over all queues.
+pub const CHUNK_CACHE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of messages in transient queues, over all of them; publishes to them are refused beyond.
+pub const MEMORY_LANE_BYTES: usize = 512 * 1024 * 1024;
+/// Most deliveries one turn of a queue hands out before others have theirs.
+pub const DELIVERIES_PER_TURN: usize = 1_024;
+
+/// Most bytes a publisher's stream may have unconfirmed, unless it is a single message.
+pub const PUBLISHER_WINDOW_BYTES: u64 = 8 * 1024 * 1024;

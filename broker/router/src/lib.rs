@@ -1,0 +1,1 @@
+//! Routing: the built-in exchange kinds and the wasmtime host of router modules.

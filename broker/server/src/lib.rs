@@ -1,0 +1,1 @@
+//! The running broker: listen, session, driver, auth, admin, metrics.

@@ -1,0 +1,1 @@
+//! Durable records of the core on fjall: log, index, recovery, the commit thread.

@@ -1,0 +1,1 @@
+//! Client of the Pointsman broker: publisher, consumer, admin, reconnect.

@@ -1,0 +1,28 @@
+//! Bounds of the wire. Both ends enforce them; the broker's own bounds are in `pointsman-core`'s `limits.rs`.
+
+/// Longest metadata of one frame, in bytes.
+pub const FRAME_META_MAX: u32 = 256 * 1024;
+
+/// Longest body a broker ever accepts, in bytes. A broker's configured maximum may be lower.
+pub const FRAME_BODY_MAX: u32 = 128 * 1024 * 1024;
+
+/// Longest name of an exchange, queue, router, vhost or user, in bytes.
+pub const NAME_MAX: usize = 255;
+
+/// Longest routing or binding key, in bytes.
+pub const KEY_MAX: usize = 255;
+
+/// Most user headers of one message.
+pub const HEADERS_MAX: usize = 256;
+
+/// Most publishes a publisher may have unconfirmed, in messages.
+pub const PUBLISH_WINDOW_MAX: u32 = 65_536;
+
+/// Most deliveries a consumer may have unsettled, in messages.
+pub const PREFETCH_MAX: u32 = 65_535;
+
+/// Most streams (publishers and consumers) one connection may have open.
+pub const STREAMS_MAX: u32 = 4_096;
+
+/// Most requests a connection may have unanswered.
+pub const REQUESTS_MAX: usize = 256;

@@ -1,0 +1,1 @@
+//! Scenarios over real QUIC, simulation, crash, fuzz, benches and tidiness.

@@ -1,0 +1,1 @@
+//! A ready router: script.

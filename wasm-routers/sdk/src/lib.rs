@@ -1,0 +1,1 @@
+//! What a router author imports: one trait, a borrowed view of the message, a decision.

@@ -202,20 +202,43 @@ impl Frame {
 /// # Panics
 /// Never for metadata and bodies within [`limits`]; a longer one is a bug of the caller.
 pub fn put<T: Serialize>(out: &mut BytesMut, kind: Kind, flags: u8, id: u64, meta: &T, body: &[u8]) {
+    assert!(body.len() <= limits::FRAME_BODY_MAX as usize);
+    put_head(out, kind, flags, id, meta, body.len() as u32)
+        .unwrap_or_else(|error| unreachable!("the caller keeps metadata within its limit: {error}"));
+    out.extend_from_slice(body);
+}
+
+/// Appends a frame without its body, of which `body_len` bytes must follow.
+///
+/// # Errors
+/// [`FrameError::MetaTooLong`] when the metadata is over its limit; nothing is appended then.
+pub fn put_head<T: Serialize>(
+    out: &mut BytesMut,
+    kind: Kind,
+    flags: u8,
+    id: u64,
+    meta: &T,
+    body_len: u32,
+) -> Result<(), FrameError> {
     let start = out.len();
     let header = Header {
         kind,
         flags,
         meta_len: 0,
-        body_len: body.len() as u32,
+        body_len,
         id,
     };
     header.encode(out);
     put_postcard(out, meta);
-    let meta_len = (out.len() - start - HEADER_LEN) as u32;
-    assert!(meta_len <= limits::FRAME_META_MAX && body.len() <= limits::FRAME_BODY_MAX as usize);
-    out[start + 4..start + 8].copy_from_slice(&meta_len.to_le_bytes());
-    out.extend_from_slice(body);
+    let meta_len = out.len() - start - HEADER_LEN;
+    if meta_len > limits::FRAME_META_MAX as usize {
+        out.truncate(start);
+        return Err(FrameError::MetaTooLong(
+            u32::try_from(meta_len).unwrap_or(u32::MAX),
+        ));
+    }
+    out[start + 4..start + 8].copy_from_slice(&(meta_len as u32).to_le_bytes());
+    Ok(())
 }
 
 /// Appends the postcard form of `value`.

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod message;
 pub mod publish;
 pub mod session;
+pub mod spec;
 
 pub use error::{ErrorBody, ErrorCode};
 pub use message::{MessageMeta, Value};

@@ -60,3 +60,24 @@ pub enum Outcome {
     /// It was taken and routed before, under the same identity and sequence number; it is not stored twice.
     Duplicate,
 }
+
+impl Outcome {
+    /// Whether the message is in a queue, now or since an earlier try.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Outcome::Routed { .. } | Outcome::Duplicate)
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outcome::Routed { queues: 1 } => f.write_str("routed to 1 queue"),
+            Outcome::Routed { queues } => write!(f, "routed to {queues} queues"),
+            Outcome::Unroutable => f.write_str("unroutable: no binding took it"),
+            Outcome::Rejected { reason } => write!(f, "rejected by the router: {reason}"),
+            Outcome::Quarantined { reason } => write!(f, "kept in quarantine: {reason}"),
+            Outcome::Refused(error) => write!(f, "refused: {error}"),
+            Outcome::Duplicate => f.write_str("taken before; not stored twice"),
+        }
+    }
+}

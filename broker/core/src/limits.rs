@@ -12,8 +12,8 @@ pub const BINDINGS_MAX: usize = 1_000_000;
 pub const ROUTERS_MAX: usize = 10_000;
 /// Most versions a router keeps; unload old ones to load more.
 pub const ROUTER_VERSIONS_MAX: usize = 64;
-/// Largest configuration of a router version, in bytes.
-pub const ROUTER_CONFIG_MAX: usize = 1024 * 1024;
+/// Largest configuration of a router version, in bytes; it travels in a frame's metadata.
+pub const ROUTER_CONFIG_MAX: usize = 192 * 1024;
 /// Most consumers of one queue.
 pub const QUEUE_CONSUMERS_MAX: usize = 10_000;
 

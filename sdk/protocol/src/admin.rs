@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ErrorBody;
+use bytes::BytesMut;
+
+use crate::frame::{self, Frame, FrameError, Kind};
+use crate::{ErrorBody, ErrorCode, limits};
 
 /// What a client asks. Large payloads (a module, a message to explain) are the frame's body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +120,39 @@ pub enum Reply {
     RouterLogs(Vec<RouterEvent>),
     /// Steps of a route.
     Explanation(Explanation),
+}
+
+impl Reply {
+    /// Appends the frame of this reply. A reply can be longer than metadata may be, so it travels in the body; one
+    /// that is longer than a body may be becomes an error that says so.
+    pub fn put(&self, out: &mut BytesMut, id: u64) {
+        let mut body = BytesMut::new();
+        frame::put_postcard(&mut body, self);
+        if body.len() > limits::FRAME_BODY_MAX as usize {
+            let message = format!(
+                "the reply of {} bytes is over the limit of {}",
+                body.len(),
+                limits::FRAME_BODY_MAX
+            );
+            body.clear();
+            frame::put_postcard(
+                &mut body,
+                &Reply::Error(ErrorBody::new(ErrorCode::LimitReached, message)),
+            );
+        }
+        frame::put(out, Kind::Reply, 0, id, &(), &body);
+    }
+
+    /// Reads a reply from its frame.
+    ///
+    /// # Errors
+    /// [`FrameError::Meta`] when the body is not a reply.
+    pub fn from_frame(frame: &Frame) -> Result<Reply, FrameError> {
+        match postcard::take_from_bytes(&frame.content[frame.header.meta_len as usize..]) {
+            Ok((reply, [])) => Ok(reply),
+            Ok(_) | Err(_) => Err(FrameError::Meta(Kind::Reply)),
+        }
+    }
 }
 
 /// The kinds of exchange.

@@ -29,7 +29,7 @@ pub enum Kind {
     Welcome = 2,
     /// [`crate::admin::Request`], with a request id.
     Request = 3,
-    /// [`crate::admin::Reply`], with the id of its request.
+    /// [`crate::admin::Reply`] in the body, with the id of its request; no metadata.
     Reply = 4,
     /// [`crate::session::Notice`] from the broker.
     Notice = 5,

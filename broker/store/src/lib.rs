@@ -1,1 +1,44 @@
 //! Durable records of the core on fjall: log, index, recovery, the commit thread.
+//!
+//! A [`Store`] is one folder. [`Store::apply`] makes the records of several commits durable as one atomic batch;
+//! [`Committer`] is the thread that does so for everything that queued up meanwhile; [`Reader`] is the thread that
+//! reads back what the core no longer has in memory. What a confirm promises is [`Fsync`].
+//!
+//! # On disk
+//!
+//! One fjall database with five keyspaces. Keys are big-endian and start with the shard; values start with the
+//! version of their format.
+//!
+//! | keyspace | key | value |
+//! |---|---|---|
+//! | `log` | lane, base, part | a chunk, in parts of at most 1 MiB |
+//! | `index` | queue, last position | an index entry |
+//! | `ack` | queue, block | a roaring bitmap of settled positions |
+//! | `state` | kind, id | progress, queues, live counts, attempts, identities, queues being removed |
+//! | `meta` | kind, id | definitions and modules |
+//!
+//! Beside it lie `FORMAT` (what the folder is), `LOCK` (who holds it) and `mark` (how far it was synced, outside of
+//! fjall, so that a store which lost its end is noticed).
+
+#![forbid(unsafe_code)]
+
+mod committer;
+mod error;
+mod faults;
+mod figures;
+mod folder;
+mod keys;
+mod live;
+mod options;
+mod reader;
+mod recovery;
+mod staged;
+mod store;
+mod values;
+
+pub use committer::{Committer, Done};
+pub use error::{Damage, OpenError, StoreError};
+pub use faults::{Faults, Site};
+pub use options::{Fsync, Options, ParseFsyncError};
+pub use reader::{ReadDone, Reader};
+pub use store::Store;

@@ -1,0 +1,252 @@
+//! The commit thread: whatever queued up while the last group was written is the next group.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use pointsman_core::Record;
+
+use crate::error::StoreError;
+use crate::options::Fsync;
+use crate::store::Store;
+
+/// Most commits that wait.
+const WAITING_COMMITS: usize = 1_024;
+
+/// Most bytes of records that wait, unless it is a single commit.
+const WAITING_BYTES: usize = 8 * 1024 * 1024;
+
+/// Pause between steps of removing what deleted queues left, while nothing else is written.
+const LEFTOVERS_PAUSE: Duration = Duration::from_millis(10);
+
+/// The commit thread. Dropping it is [`Committer::stop`].
+pub struct Committer {
+    queue: Arc<Queue>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What became of commits.
+#[derive(Debug)]
+pub enum Done {
+    /// Every commit up to this number is as durable as its promise and the store's [`Fsync`] say.
+    Durable {
+        /// The number as it was submitted.
+        through: u64,
+    },
+    /// A commit could not be made durable, and none after it is: nothing is ever reported as durable again.
+    Failed {
+        /// Why.
+        error: StoreError,
+    },
+}
+
+struct Queue {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    commits: Vec<Submitted>,
+    bytes: usize,
+    stopping: bool,
+    failed: bool,
+}
+
+struct Submitted {
+    number: u64,
+    records: Vec<Record>,
+    sync: bool,
+}
+
+impl Committer {
+    /// Starts the thread. `done` is called on it, in the order of commits, and should only pass on what it is told.
+    pub fn start(store: Store, done: impl FnMut(Done) + Send + 'static) -> Committer {
+        let queue = Arc::new(Queue {
+            waiting: Mutex::default(),
+            arrived: Condvar::new(),
+            room: Condvar::new(),
+        });
+        let worker = Worker {
+            store,
+            queue: queue.clone(),
+            unsynced_since: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("commit".to_owned())
+            .spawn(move || worker.run(done))
+            .expect("the system can start one more thread");
+        Committer {
+            queue,
+            thread: Some(thread),
+        }
+    }
+
+    /// Hands over a commit; numbers rise. Blocks while too much waits: that is how a slow disk slows the driver.
+    /// After a failure it takes and drops the commit.
+    pub fn submit(&self, number: u64, records: Vec<Record>, sync: bool) {
+        let bytes = weight(&records);
+        let mut waiting = self.queue.lock();
+        while !waiting.failed && !waiting.takes(bytes) {
+            waiting = self
+                .queue
+                .room
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if waiting.failed {
+            return;
+        }
+        waiting.bytes += bytes;
+        waiting.commits.push(Submitted {
+            number,
+            records,
+            sync,
+        });
+        drop(waiting);
+        self.queue.arrived.notify_one();
+    }
+
+    /// Writes what waits, syncs, and ends the thread.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.queue.lock().stopping = true;
+        self.queue.arrived.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the commit thread panicked");
+        }
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn takes(&self, bytes: usize) -> bool {
+        self.commits.is_empty()
+            || (self.commits.len() < WAITING_COMMITS && self.bytes + bytes <= WAITING_BYTES)
+    }
+}
+
+/// Roughly the bytes a commit keeps in memory.
+fn weight(records: &[Record]) -> usize {
+    let content = |record: &Record| match record {
+        Record::Append { chunk, .. } => chunk.bytes().len(),
+        Record::Index { entry, .. } => entry.runs.len() * size_of::<pointsman_core::commit::Run>(),
+        Record::Module {
+            bytes: Some(bytes), ..
+        } => bytes.len(),
+        _ => 0,
+    };
+    records
+        .iter()
+        .map(|record| size_of::<Record>() + content(record))
+        .sum()
+}
+
+struct Worker {
+    store: Store,
+    queue: Arc<Queue>,
+    /// When the oldest write that no sync followed was made.
+    unsynced_since: Option<Instant>,
+}
+
+impl Worker {
+    fn run(mut self, mut done: impl FnMut(Done)) {
+        let mut group = Vec::new();
+        let result = self.work(&mut group, &mut done);
+        if let Err(error) = result {
+            tracing::error!(%error, "the store failed; nothing is confirmed any more");
+            self.fail();
+            done(Done::Failed { error });
+        }
+    }
+
+    fn work(&mut self, group: &mut Vec<Submitted>, done: &mut impl FnMut(Done)) -> Result<(), StoreError> {
+        loop {
+            let stopping = self.next_group(group);
+            if let Some(last) = group.last() {
+                let through = last.number;
+                let commits: Vec<&[Record]> = group.iter().map(|commit| commit.records.as_slice()).collect();
+                let sync = group.iter().any(|commit| commit.sync);
+                self.store.apply(&commits, sync)?;
+                let synced = sync && self.store.fsync() == Fsync::Always;
+                self.unsynced_since = if synced {
+                    None
+                } else {
+                    self.unsynced_since.or_else(|| Some(Instant::now()))
+                };
+                done(Done::Durable { through });
+                group.clear();
+            } else if self.store.has_leftovers() {
+                self.store.apply(&[], false)?;
+            }
+            if stopping || self.sync_due().is_some_and(|due| due <= Instant::now()) {
+                self.store.sync()?;
+                self.unsynced_since = None;
+            }
+            if stopping && group.is_empty() && self.queue.lock().commits.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes all that waits, once there is something or a sync is due. Answers whether the thread shall end.
+    fn next_group(&self, group: &mut Vec<Submitted>) -> bool {
+        let leftovers = self.store.has_leftovers().then_some(LEFTOVERS_PAUSE);
+        let due = self
+            .sync_due()
+            .map(|due| due.saturating_duration_since(Instant::now()));
+        let timeout = leftovers.into_iter().chain(due).min();
+        let mut waiting = self.queue.lock();
+        if waiting.commits.is_empty() && !waiting.stopping {
+            waiting = match timeout {
+                Some(timeout) => {
+                    self.queue
+                        .arrived
+                        .wait_timeout(waiting, timeout)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+                None => self
+                    .queue
+                    .arrived
+                    .wait(waiting)
+                    .unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        std::mem::swap(group, &mut waiting.commits);
+        waiting.bytes = 0;
+        let stopping = waiting.stopping;
+        drop(waiting);
+        self.queue.room.notify_all();
+        stopping
+    }
+
+    fn sync_due(&self) -> Option<Instant> {
+        match self.store.fsync() {
+            Fsync::Interval(every) => self.unsynced_since.map(|since| since + every),
+            Fsync::Always | Fsync::Never => None,
+        }
+    }
+
+    /// Lets nobody wait for a thread that writes no more.
+    fn fail(&self) {
+        let mut waiting = self.queue.lock();
+        waiting.failed = true;
+        waiting.commits.clear();
+        drop(waiting);
+        self.queue.room.notify_all();
+    }
+}

@@ -1,0 +1,178 @@
+//! The folder: what it is, and who holds it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::OpenError;
+
+/// The format this version writes. Raised when an older version could no longer read what is written.
+pub(crate) const FORMAT: u32 = 1;
+
+const FORMAT_FILE: &str = "FORMAT";
+const LOCK_FILE: &str = "LOCK";
+const FJALL_FOLDER: &str = "fjall";
+
+/// A data folder that this process holds, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder if there is none, checks what it is, and holds it against other processes.
+    pub(crate) fn hold(path: &Path) -> Result<Folder, OpenError> {
+        let io = |source| OpenError::Io {
+            folder: path.to_owned(),
+            source,
+        };
+        fs::create_dir_all(path).map_err(io)?;
+        if !path.join(FORMAT_FILE).exists() && !is_new(path).map_err(io)? {
+            return Err(OpenError::Foreign(path.to_owned()));
+        }
+        let lock = lock(path)?;
+        match fs::read_to_string(path.join(FORMAT_FILE)) {
+            Ok(text) => check_format(path, &text)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => write_format(path).map_err(io)?,
+            Err(e) => return Err(io(e)),
+        }
+        Ok(Folder {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// The data folder itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where fjall's files are.
+    pub(crate) fn fjall(&self) -> PathBuf {
+        self.path.join(FJALL_FOLDER)
+    }
+}
+
+/// Whether nothing but a lock lies in the folder: a first start that got no further.
+fn is_new(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if name != LOCK_FILE && name != format!("{FORMAT_FILE}.new").as_str() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let io = |source| OpenError::Io {
+        folder: path.to_owned(),
+        source,
+    };
+    let file = path.join(LOCK_FILE);
+    let mut lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&file)
+        .map_err(io)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let read = lock.read_to_string(&mut holder);
+            let holder = holder.trim();
+            return Err(OpenError::InUse {
+                folder: path.to_owned(),
+                holder: if read.is_err() || holder.is_empty() {
+                    "unknown"
+                } else {
+                    holder
+                }
+                .to_owned(),
+            });
+        }
+        Err(TryLockError::Error(e)) => return Err(io(e)),
+    }
+    lock.set_len(0).map_err(io)?;
+    lock.write_all(std::process::id().to_string().as_bytes())
+        .map_err(io)?;
+    Ok(lock)
+}
+
+fn check_format(path: &Path, text: &str) -> Result<(), OpenError> {
+    let number = text
+        .strip_prefix("pointsman store ")
+        .and_then(|rest| rest.trim().parse::<u32>().ok());
+    match number {
+        Some(FORMAT) => Ok(()),
+        Some(found) if found > FORMAT => Err(OpenError::NewerFormat {
+            folder: path.to_owned(),
+            found,
+        }),
+        _ => Err(OpenError::Foreign(path.to_owned())),
+    }
+}
+
+/// Written under another name and renamed, so that the file is whole or not there.
+fn write_format(path: &Path) -> io::Result<()> {
+    let new = path.join(format!("{FORMAT_FILE}.new"));
+    let mut file = File::create(&new)?;
+    writeln!(file, "pointsman store {FORMAT}")?;
+    file.sync_all()?;
+    fs::rename(&new, path.join(FORMAT_FILE))?;
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_folder_is_marked_and_held_again_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        drop(Folder::hold(&path).unwrap());
+        assert_eq!(
+            fs::read_to_string(path.join("FORMAT")).unwrap(),
+            "pointsman store 1\n"
+        );
+        Folder::hold(&path).unwrap();
+    }
+
+    #[test]
+    fn a_held_folder_is_refused_with_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = Folder::hold(dir.path()).unwrap();
+        let error = Folder::hold(dir.path()).unwrap_err();
+        let me = std::process::id().to_string();
+        assert!(
+            matches!(error, OpenError::InUse { ref holder, .. } if *holder == me),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_folder_with_other_files_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("photo.jpg"), b"x").unwrap();
+        assert!(matches!(
+            Folder::hold(dir.path()).unwrap_err(),
+            OpenError::Foreign(_)
+        ));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_number() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("FORMAT"), "pointsman store 2\n").unwrap();
+        let error = Folder::hold(dir.path()).unwrap_err();
+        assert!(
+            matches!(error, OpenError::NewerFormat { found: 2, .. }),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! Keys: big-endian, the shard first, so that a range is a run of one queue, lane or kind.
+
+use fjall::UserKey;
+use pointsman_core::catalog::{DefinitionKey, Digest};
+use pointsman_core::{Lane, Offset, Position, PublisherIdentity, QueueId};
+
+/// The one shard there is so far. It is in every key, so that more can come without a new format.
+const SHARD: [u8; 2] = [0, 0];
+
+/// Kinds of keys in `state`.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum StateKind {
+    Progress = 0,
+    Queue = 1,
+    Live = 2,
+    Attempts = 3,
+    Identity = 4,
+    Gone = 5,
+}
+
+/// Kinds of keys in `meta`.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum MetaKind {
+    Definition = 0,
+    Module = 1,
+}
+
+pub(crate) fn chunk(lane: Lane, base: Offset, part: u16) -> UserKey {
+    join(&[&SHARD, &[lane as u8], &base.0.to_be_bytes(), &part.to_be_bytes()])
+}
+
+pub(crate) fn lane_prefix(lane: Lane) -> [u8; 3] {
+    [SHARD[0], SHARD[1], lane as u8]
+}
+
+pub(crate) fn chunk_parts(key: &[u8]) -> Option<(Lane, Offset, u16)> {
+    let rest = key.strip_prefix(&SHARD)?;
+    let (lane, rest) = rest.split_first()?;
+    let lane = match lane {
+        0 => Lane::Queues,
+        1 => Lane::Streams,
+        _ => return None,
+    };
+    let (base, part) = rest.split_first_chunk()?;
+    let part: [u8; 2] = part.try_into().ok()?;
+    Some((lane, Offset(u64::from_be_bytes(*base)), u16::from_be_bytes(part)))
+}
+
+/// Key of an index entry (its last position) and of an ack block (its number).
+pub(crate) fn in_queue(queue: QueueId, number: u64) -> UserKey {
+    join(&[&SHARD, &queue.0.to_be_bytes(), &number.to_be_bytes()])
+}
+
+pub(crate) fn in_queue_parts(key: &[u8]) -> Option<(QueueId, u64)> {
+    queue_and_number(key.strip_prefix(&SHARD)?)
+}
+
+pub(crate) fn progress() -> UserKey {
+    state(StateKind::Progress, &[])
+}
+
+pub(crate) fn queue_state(queue: QueueId) -> UserKey {
+    state(StateKind::Queue, &[&queue.0.to_be_bytes()])
+}
+
+pub(crate) fn gone(queue: QueueId) -> UserKey {
+    state(StateKind::Gone, &[&queue.0.to_be_bytes()])
+}
+
+pub(crate) fn live(lane: Lane, base: Offset) -> UserKey {
+    state(StateKind::Live, &[&[lane as u8], &base.0.to_be_bytes()])
+}
+
+pub(crate) fn attempts(queue: QueueId, position: Position) -> UserKey {
+    state(
+        StateKind::Attempts,
+        &[&queue.0.to_be_bytes(), &position.0.to_be_bytes()],
+    )
+}
+
+pub(crate) fn identity(identity: PublisherIdentity) -> UserKey {
+    state(StateKind::Identity, &[&identity.0.to_be_bytes()])
+}
+
+pub(crate) fn state_prefix(kind: StateKind) -> [u8; 3] {
+    [SHARD[0], SHARD[1], kind as u8]
+}
+
+pub(crate) fn meta_prefix(kind: MetaKind) -> [u8; 3] {
+    [SHARD[0], SHARD[1], kind as u8]
+}
+
+/// The part of a `state` or `meta` key behind its kind.
+pub(crate) fn behind_kind(key: &[u8]) -> &[u8] {
+    key.get(3..).unwrap_or_default()
+}
+
+pub(crate) fn queue_of(id: &[u8]) -> Option<QueueId> {
+    Some(QueueId(u32::from_be_bytes(id.try_into().ok()?)))
+}
+
+pub(crate) fn queue_and_number(id: &[u8]) -> Option<(QueueId, u64)> {
+    let (queue, number) = id.split_first_chunk()?;
+    let number: [u8; 8] = number.try_into().ok()?;
+    Some((QueueId(u32::from_be_bytes(*queue)), u64::from_be_bytes(number)))
+}
+
+pub(crate) fn identity_of(id: &[u8]) -> Option<PublisherIdentity> {
+    Some(PublisherIdentity(u128::from_be_bytes(id.try_into().ok()?)))
+}
+
+/// Definitions are few and are only ever read all together, so that their order does not matter.
+pub(crate) fn definition(key: &DefinitionKey) -> Result<UserKey, postcard::Error> {
+    let mut bytes = meta_prefix(MetaKind::Definition).to_vec();
+    bytes.extend(postcard::to_stdvec(key)?);
+    Ok(UserKey::from(bytes))
+}
+
+pub(crate) fn module(digest: &Digest) -> UserKey {
+    join(&[&meta_prefix(MetaKind::Module), &digest.0])
+}
+
+fn state(kind: StateKind, id: &[&[u8]]) -> UserKey {
+    let mut parts: [&[u8]; 3] = [&state_prefix(kind), &[], &[]];
+    for (to, from) in parts.iter_mut().skip(1).zip(id) {
+        *to = from;
+    }
+    join(&parts)
+}
+
+/// Most keys are at most 20 bytes long, which fjall keeps without an allocation.
+fn join(parts: &[&[u8]]) -> UserKey {
+    let mut bytes = [0; 40];
+    let mut len = 0;
+    for part in parts {
+        bytes[len..len + part.len()].copy_from_slice(part);
+        len += part.len();
+    }
+    UserKey::new(&bytes[..len])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_one_queue_sort_by_position_and_lie_together() {
+        let keys = [
+            in_queue(QueueId(1), u64::MAX),
+            in_queue(QueueId(2), 0),
+            in_queue(QueueId(2), 255),
+            in_queue(QueueId(2), 256),
+            in_queue(QueueId(3), 0),
+        ];
+        assert!(keys.is_sorted());
+        assert_eq!(in_queue_parts(&keys[3]), Some((QueueId(2), 256)));
+    }
+
+    #[test]
+    fn a_chunk_key_says_where_its_part_belongs() {
+        let key = chunk(Lane::Streams, Offset(7), 3);
+        assert_eq!(key.as_ref(), [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 3]);
+        assert_eq!(chunk_parts(&key), Some((Lane::Streams, Offset(7), 3)));
+        assert_eq!(chunk_parts(b"short"), None);
+    }
+}

@@ -1,0 +1,203 @@
+//! What an opened store gives back, and what it checks on the way.
+//!
+//! Reads everything whose number does not grow with messages, and of each queue the end of its index.
+
+use std::path::Path;
+
+use fjall::Keyspace;
+use pointsman_core::commit::QueueState;
+use pointsman_core::{Lane, Offset, Position, QueueId, Restored};
+
+use crate::error::{Damage, OpenError};
+use crate::keys::{self, MetaKind, StateKind};
+use crate::staged::Table;
+use crate::store::{index_entry, value_damage};
+use crate::values::{self, Header, Progress};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) progress: Progress,
+    pub(crate) gone: Vec<QueueId>,
+    pub(crate) restored: Restored,
+}
+
+/// Why nothing is given back.
+#[derive(Debug)]
+pub(crate) enum RecoverError {
+    Damage(Damage),
+    Fjall(fjall::Error),
+}
+
+impl RecoverError {
+    pub(crate) fn in_folder(self, folder: &Path) -> OpenError {
+        let folder = folder.to_owned();
+        match self {
+            RecoverError::Damage(damage) => OpenError::Damaged { folder, damage },
+            RecoverError::Fjall(source) => OpenError::Fjall { folder, source },
+        }
+    }
+}
+
+impl From<Damage> for RecoverError {
+    fn from(damage: Damage) -> RecoverError {
+        RecoverError::Damage(damage)
+    }
+}
+
+impl From<fjall::Error> for RecoverError {
+    fn from(error: fjall::Error) -> RecoverError {
+        RecoverError::Fjall(error)
+    }
+}
+
+pub(crate) fn recover(keyspaces: &[Keyspace; 5]) -> Result<Recovered, RecoverError> {
+    let mut recovered = Recovered::default();
+    let Recovered {
+        progress,
+        gone,
+        restored,
+    } = &mut recovered;
+    let state = &keyspaces[Table::State as usize];
+    let meta = &keyspaces[Table::Meta as usize];
+
+    each(
+        state,
+        Table::State,
+        &keys::state_prefix(StateKind::Progress),
+        |_, value| {
+            *progress = Progress::decode(value)?;
+            Some(())
+        },
+    )?;
+    restored.next_offsets = progress.next_offsets;
+    each(
+        state,
+        Table::State,
+        &keys::state_prefix(StateKind::Gone),
+        |id, _| {
+            gone.push(keys::queue_of(id)?);
+            Some(())
+        },
+    )?;
+    each(
+        state,
+        Table::State,
+        &keys::state_prefix(StateKind::Queue),
+        |id, value| {
+            restored
+                .queues
+                .push((keys::queue_of(id)?, values::read_queue_state(value)?));
+            Some(())
+        },
+    )?;
+    each(
+        state,
+        Table::State,
+        &keys::state_prefix(StateKind::Attempts),
+        |id, value| {
+            let (queue, position) = keys::queue_and_number(id)?;
+            if !gone.contains(&queue) {
+                restored
+                    .attempts
+                    .push((queue, Position(position), values::read_number(value)?));
+            }
+            Some(())
+        },
+    )?;
+    each(
+        state,
+        Table::State,
+        &keys::state_prefix(StateKind::Identity),
+        |id, value| {
+            restored
+                .identities
+                .push((keys::identity_of(id)?, values::read_postcard(value)?));
+            Some(())
+        },
+    )?;
+    each(
+        meta,
+        Table::Meta,
+        &keys::meta_prefix(MetaKind::Definition),
+        |id, value| {
+            let key = postcard::from_bytes(id).ok()?;
+            restored.definitions.push((key, values::read_postcard(value)?));
+            Some(())
+        },
+    )?;
+    for &(queue, _) in &restored.queues {
+        let range = keys::in_queue(queue, 0)..=keys::in_queue(queue, u64::MAX);
+        for guard in keyspaces[Table::Ack as usize].range(range) {
+            let (key, value) = guard.into_inner()?;
+            let block = keys::in_queue_parts(&key).zip(values::read_bitmap(&value));
+            let ((_, block), settled) = block.ok_or_else(|| value_damage(Table::Ack, &key))?;
+            restored.ack_blocks.push((queue, block, settled));
+        }
+    }
+
+    check_log(&keyspaces[Table::Log as usize], progress)?;
+    for (queue, state) in &restored.queues {
+        check_queue(&keyspaces[Table::Index as usize], *queue, state)?;
+    }
+    Ok(recovered)
+}
+
+/// Hands each value under a prefix to `take`, which answers `None` when it does not decode.
+fn each(
+    keyspace: &Keyspace,
+    table: Table,
+    prefix: &[u8],
+    mut take: impl FnMut(&[u8], &[u8]) -> Option<()>,
+) -> Result<(), RecoverError> {
+    for guard in keyspace.prefix(prefix) {
+        let (key, value) = guard.into_inner()?;
+        take(keys::behind_kind(&key), &value).ok_or_else(|| value_damage(table, &key))?;
+    }
+    Ok(())
+}
+
+/// The last chunk of each lane ends at or before the high-water mark.
+fn check_log(log: &Keyspace, progress: &Progress) -> Result<(), RecoverError> {
+    for (lane, mark) in [Lane::Queues, Lane::Streams]
+        .into_iter()
+        .zip(progress.next_offsets)
+    {
+        let Some(guard) = log.prefix(keys::lane_prefix(lane)).next_back() else {
+            continue;
+        };
+        let key = guard.key()?;
+        let (_, base, _) = keys::chunk_parts(&key).ok_or_else(|| value_damage(Table::Log, &key))?;
+        let damage = Damage::Chunk {
+            lane,
+            base,
+            what: "header",
+        };
+        let first = log.get(keys::chunk(lane, base, 0))?.ok_or(damage.clone())?;
+        let header = Header::decode(&first).ok_or(damage)?;
+        let last = Offset(base.0.saturating_add(u64::from(header.count)).saturating_sub(1));
+        if last >= mark {
+            return Err(Damage::LogBeyondMark { lane, last, mark }.into());
+        }
+    }
+    Ok(())
+}
+
+/// The index of a queue ends before the queue's tail.
+fn check_queue(index: &Keyspace, queue: QueueId, state: &QueueState) -> Result<(), RecoverError> {
+    let range = keys::in_queue(queue, 0)..=keys::in_queue(queue, u64::MAX);
+    let Some(guard) = index.range(range).next_back() else {
+        return Ok(());
+    };
+    let (key, value) = guard.into_inner()?;
+    let last = index_entry(&key, &value)?.last();
+    if last >= state.tail {
+        return Err(Damage::QueueBehindIndex {
+            queue,
+            last,
+            tail: state.tail,
+        }
+        .into());
+    }
+    Ok(())
+}

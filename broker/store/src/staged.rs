@@ -1,0 +1,86 @@
+//! The changes of one group of commits, before they become one batch.
+//!
+//! A key that is written several times in a group goes to disk once, with its last value: fjall gives all changes of
+//! a batch the same number, so that two changes of one key would have no order.
+
+use std::collections::HashMap;
+
+use fjall::{Keyspace, OwnedWriteBatch, UserKey, UserValue};
+
+use crate::live::{ChunkId, Known};
+
+/// The keyspaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    Log = 0,
+    Index = 1,
+    Ack = 2,
+    State = 3,
+    Meta = 4,
+}
+
+impl Table {
+    pub(crate) const ALL: [Table; 5] = [Table::Log, Table::Index, Table::Ack, Table::State, Table::Meta];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Table::Log => "log",
+            Table::Index => "index",
+            Table::Ack => "ack",
+            Table::State => "state",
+            Table::Meta => "meta",
+        }
+    }
+}
+
+/// Changes that wait for their batch. Its memory is kept for the next group.
+#[derive(Debug, Default)]
+pub(crate) struct Staged {
+    changes: [HashMap<UserKey, Option<UserValue>>; 5],
+    /// Counts of the chunks that were appended or released in this group.
+    pub(crate) touched: HashMap<ChunkId, Known>,
+    /// To encode values in.
+    pub(crate) buffer: Vec<u8>,
+}
+
+impl Staged {
+    pub(crate) fn put(&mut self, table: Table, key: UserKey, value: UserValue) {
+        self.changes[table as usize].insert(key, Some(value));
+    }
+
+    pub(crate) fn remove(&mut self, table: Table, key: UserKey) {
+        self.changes[table as usize].insert(key, None);
+    }
+
+    /// Drops what this group was about to write under keys from `first` to `last`, and removes them.
+    pub(crate) fn remove_range(&mut self, table: Table, first: &UserKey, last: &UserKey) {
+        for (key, value) in &mut self.changes[table as usize] {
+            if (first..=last).contains(&key) {
+                *value = None;
+            }
+        }
+    }
+
+    /// Moves all changes to a batch and returns its size, in bytes of keys and values.
+    pub(crate) fn drain_to(&mut self, batch: &mut OwnedWriteBatch, keyspaces: &[Keyspace; 5]) -> u64 {
+        let mut bytes = 0;
+        for (changes, keyspace) in self.changes.iter_mut().zip(keyspaces) {
+            for (key, value) in changes.drain() {
+                bytes += key.len();
+                match value {
+                    Some(value) => {
+                        bytes += value.len();
+                        batch.insert(keyspace, key, value);
+                    }
+                    None => batch.remove(keyspace, key),
+                }
+            }
+        }
+        bytes as u64
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.changes.iter_mut().for_each(HashMap::clear);
+        self.touched.clear();
+    }
+}

@@ -4,7 +4,6 @@ use crate::packed::{Batch, DecisionEncoder};
 use crate::{Plan, Router, Targets};
 
 /// A configured router.
-#[derive(Debug)]
 pub struct Instance<R> {
     router: R,
     plan: Plan,

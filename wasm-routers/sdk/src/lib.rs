@@ -44,6 +44,7 @@ mod log;
 mod message;
 pub mod packed;
 mod router;
+pub mod testing;
 
 pub use decision::{Decision, Delivery, Target};
 pub use instance::Instance;

@@ -115,7 +115,7 @@ pub use plan::{Field, Plan};
 pub use targets::{Targets, encode_targets};
 
 pub(crate) use batch::{decode_slot_headers, decode_slot_value};
-pub(crate) use bytes::{encode_header, encode_text};
+pub(crate) use bytes::{decode_value, encode_header, encode_text, encode_value};
 
 /// The version of every layout here.
 pub const VERSION: u8 = 1;

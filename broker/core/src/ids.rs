@@ -33,6 +33,11 @@ id!(/// A place in a lane of the log: rises by one with each message.
 id!(/// A delivery on one consumer's stream: rises by one, starts at 1.
     DeliveryTag(u64));
 
+impl ExchangeId {
+    /// Stands for the default exchange of whatever vhost, which is not declared and has no id of its own.
+    pub const DEFAULT: ExchangeId = ExchangeId(u32::MAX);
+}
+
 /// A run of the log with one lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]

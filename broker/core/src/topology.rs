@@ -39,7 +39,7 @@ pub struct Vhost {
 }
 
 /// An exchange with its bindings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
     /// Its number.
     pub id: ExchangeId,
@@ -90,7 +90,7 @@ pub struct Queue {
 }
 
 /// A router and its versions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Router {
     /// Its number.
     pub id: RouterId,

@@ -44,6 +44,8 @@ mod log;
 mod message;
 pub mod packed;
 mod router;
+#[cfg(feature = "select")]
+pub mod select;
 pub mod testing;
 
 pub use decision::{Decision, Delivery, Target};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::frame::{FrameError, Kind};
+
 /// Flag of a `Deliver` frame: the message may have been delivered before.
 pub const FLAG_REDELIVERED: u8 = 1;
 
@@ -45,6 +47,16 @@ pub struct DeliveryMeta<'a> {
     pub exchange: &'a str,
     /// The router version that decided where it goes, such as `orders@2`; empty when no module did.
     pub decided_by: &'a str,
+}
+
+impl<'a> DeliveryMeta<'a> {
+    /// Splits the metadata of a `Deliver` frame into what it says of the delivery and the message's own metadata.
+    ///
+    /// # Errors
+    /// [`FrameError::Meta`] when the bytes do not begin with a `DeliveryMeta`.
+    pub fn split(meta: &'a [u8]) -> Result<(DeliveryMeta<'a>, &'a [u8]), FrameError> {
+        postcard::take_from_bytes(meta).map_err(|_| FrameError::Meta(Kind::Deliver))
+    }
 }
 
 /// Settles `count` deliveries of consecutive tags, from the tag in the frame's id on.

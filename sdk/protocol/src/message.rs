@@ -74,6 +74,12 @@ impl<'a> MessageMeta<'a> {
     }
 }
 
+/// The routing key of encoded metadata, without decoding the rest; `None` when it does not decode.
+pub fn routing_key(meta: &[u8]) -> Option<&str> {
+    // It is the first field.
+    postcard::take_from_bytes(meta).ok().map(|(key, _)| key)
+}
+
 /// Why bytes are not a message's metadata.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetaError {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What a client says first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Lowest protocol version the client speaks.
     pub version_min: u16,
@@ -19,6 +19,19 @@ pub struct Hello {
     pub user: String,
     /// The user's secret.
     pub password: String,
+}
+
+/// Without the password.
+impl std::fmt::Debug for Hello {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hello")
+            .field("versions", &(self.version_min..=self.version_max))
+            .field("features", &self.features)
+            .field("client", &self.client)
+            .field("vhost", &self.vhost)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The broker's answer.

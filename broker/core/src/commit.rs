@@ -108,7 +108,9 @@ pub enum Record {
         /// Its bytes.
         bytes: Option<Bytes>,
     },
-    /// A queue is deleted: its index, state, ack blocks and attempts go.
+    /// Nothing is left of a deleted queue: its index, state, ack blocks and attempts go. Deleting the definition
+    /// comes first, in an earlier commit when the queue was deep: until this record its state stays, and
+    /// [`Restored`] has it, so that what its messages take in the log is released after a crash as well.
     QueueGone {
         /// The queue.
         queue: QueueId,
@@ -270,7 +272,7 @@ pub enum Effect {
 pub struct Restored {
     /// All definitions.
     pub definitions: Vec<(DefinitionKey, Definition)>,
-    /// Each durable queue's state, where one was written.
+    /// Each durable queue's state, where one was written; also of deleted queues, until [`Record::QueueGone`].
     pub queues: Vec<(QueueId, QueueState)>,
     /// Ack blocks.
     pub ack_blocks: Vec<(QueueId, u64, roaring::RoaringBitmap)>,

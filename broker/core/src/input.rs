@@ -169,7 +169,8 @@ pub struct MessageCopy {
     pub content: Bytes,
     /// Length of the metadata, in bytes.
     pub meta_len: u32,
-    /// Whether durable queues write it to disk.
+    /// Whether a confirm promises that durable queues have it on disk. They write it there either way, so that a
+    /// deep queue needs no memory; a message that is not persistent just waits for no sync.
     pub persistent: bool,
     /// The exchange it was published to.
     pub exchange: ExchangeId,

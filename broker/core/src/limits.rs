@@ -38,3 +38,38 @@ pub const DELIVERIES_PER_TURN: usize = 1_024;
 
 /// Most bytes a publisher's stream may have unconfirmed, unless it is a single message.
 pub const PUBLISHER_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Largest weight of a binding of a consistent-hash exchange.
+pub const HASH_WEIGHT_MAX: u32 = 10_000;
+/// Chunks a queue asks for ahead of the one it waits for.
+pub const CHUNKS_AHEAD: usize = 16;
+/// Index runs a purge or the deletion of a queue works off in one turn.
+pub const PURGE_RUNS_PER_TURN: usize = 16 * 1_024;
+
+/// The bounds that say how much of the queues is in memory and how long a turn is. Tests make them tiny, so that a
+/// few messages reach every path; everyone else takes the default.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// As [`QUEUE_PAGE_RUNS`].
+    pub page_runs: usize,
+    /// As [`CHUNK_CACHE_BYTES`].
+    pub cache_bytes: usize,
+    /// As [`MEMORY_LANE_BYTES`].
+    pub memory_bytes: usize,
+    /// As [`DELIVERIES_PER_TURN`].
+    pub deliveries_per_turn: usize,
+    /// As [`PURGE_RUNS_PER_TURN`].
+    pub purge_runs_per_turn: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            page_runs: QUEUE_PAGE_RUNS,
+            cache_bytes: CHUNK_CACHE_BYTES,
+            memory_bytes: MEMORY_LANE_BYTES,
+            deliveries_per_turn: DELIVERIES_PER_TURN,
+            purge_runs_per_turn: PURGE_RUNS_PER_TURN,
+        }
+    }
+}

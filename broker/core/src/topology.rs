@@ -102,6 +102,8 @@ pub struct Router {
     pub active: Option<u32>,
     /// The version that decided before.
     pub previous: Option<u32>,
+    /// The number the next version gets; none is ever used again.
+    pub next_version: u32,
     /// Loaded versions by number.
     pub versions: OrdMap<u32, Arc<VersionSpec>>,
 }

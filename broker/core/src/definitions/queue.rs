@@ -1,0 +1,234 @@
+//! Requests about queues.
+
+use std::sync::Arc;
+
+use pointsman_protocol::admin::{QueueInfo, QueueSpec, Reply};
+use pointsman_protocol::{ErrorBody, ErrorCode};
+
+use super::names::{check_free, check_room, differs, not_found};
+use super::{Definitions, define_synced};
+use crate::broker::Broker;
+use crate::catalog::{Definition, DefinitionKey};
+use crate::commit::Commit;
+use crate::ids::{ConnectionId, QueueId, VhostId};
+use crate::limits::QUEUES_MAX;
+use crate::queue::Queue;
+use crate::topology::{self, Target, Vhost};
+
+/// Whether a queue is on disk. An exclusive one goes with its connection, and so never is.
+pub(crate) fn is_durable(spec: &QueueSpec) -> bool {
+    spec.durable && !spec.exclusive
+}
+
+impl Definitions {
+    fn next_queue(&mut self) -> QueueId {
+        self.next_changed = true;
+        self.next.queue += 1;
+        QueueId(self.next.queue - 1)
+    }
+
+    /// A queue by name, or who is nearest.
+    pub(super) fn find_queue(&self, vhost: &Vhost, name: &str) -> Result<&Arc<topology::Queue>, ErrorBody> {
+        self.queue(vhost.id, name)
+            .ok_or_else(|| not_found("queue", name, vhost.queues.keys()))
+    }
+
+    /// A name nobody has. The number is the queue's, so it is never given twice.
+    fn generated_name(&self, vhost: &Vhost) -> String {
+        let mut name = format!("q.{}", self.next.queue);
+        while vhost.queues.contains_key(&name) {
+            name.push('-');
+        }
+        name
+    }
+}
+
+/// Whether a queue is declared again as it is.
+fn same_queue(is: &QueueSpec, asked: &QueueSpec) -> Result<(), ErrorBody> {
+    let properties = [
+        ("durable", is.durable, asked.durable),
+        ("exclusive", is.exclusive, asked.exclusive),
+        ("auto-delete", is.auto_delete, asked.auto_delete),
+    ];
+    match properties.into_iter().find(|(_, is, asked)| is != asked) {
+        Some((property, there, wanted)) => Err(differs("queue", &is.name, property, there, wanted)),
+        None => Ok(()),
+    }
+}
+
+impl Broker {
+    /// A queue by name that this connection may use.
+    pub(crate) fn usable_queue(
+        &self,
+        connection: ConnectionId,
+        name: &str,
+    ) -> Result<&Arc<topology::Queue>, ErrorBody> {
+        let queue = self.definitions.find_queue(self.vhost_of(connection)?, name)?;
+        self.check_owner(connection, queue)?;
+        Ok(queue)
+    }
+
+    /// Refuses an exclusive queue of another connection.
+    pub(super) fn check_owner(
+        &self,
+        connection: ConnectionId,
+        queue: &topology::Queue,
+    ) -> Result<(), ErrorBody> {
+        let connection = self.connections.get(&connection);
+        if !queue.spec.exclusive || connection.is_some_and(|c| c.exclusive.contains(&queue.id)) {
+            return Ok(());
+        }
+        let message = format!("queue '{}' is exclusive to another connection", queue.spec.name);
+        Err(ErrorBody::new(ErrorCode::ResourceLocked, message))
+    }
+
+    pub(crate) fn declare_queue(
+        &mut self,
+        connection: ConnectionId,
+        mut spec: QueueSpec,
+        commit: &mut Commit,
+    ) -> Result<Reply, ErrorBody> {
+        let vhost = self.vhost_of(connection)?;
+        if spec.name.is_empty() {
+            spec.name = self.definitions.generated_name(vhost);
+        }
+        spec.check()?;
+        if let Some(queue) = self.definitions.queue(vhost.id, &spec.name) {
+            self.check_owner(connection, queue)?;
+            same_queue(&queue.spec, &spec)?;
+            return Ok(Reply::Queues(vec![self.queue_info(queue)]));
+        }
+        check_free("queue", &spec.name)?;
+        let queues = self.definitions.topology.queues.len();
+        check_room("queues", "QUEUES_MAX", queues, QUEUES_MAX)?;
+        let vhost = vhost.id;
+        let exclusive = spec.exclusive;
+        let id = self.make_queue(vhost, spec.clone(), commit);
+        if exclusive && let Some(connection) = self.connections.get_mut(&connection) {
+            connection.exclusive.insert(id);
+        }
+        let queue = topology::Queue { id, vhost, spec };
+        Ok(Reply::Queues(vec![self.queue_info(&queue)]))
+    }
+
+    /// Makes a queue; its name is free and its spec was checked.
+    pub(super) fn make_queue(&mut self, vhost: VhostId, spec: QueueSpec, commit: &mut Commit) -> QueueId {
+        let id = self.definitions.next_queue();
+        let durable = is_durable(&spec);
+        if durable {
+            let definition = Definition::Queue {
+                vhost,
+                spec: spec.clone(),
+            };
+            define_synced(commit, DefinitionKey::Queue(id), Some(definition));
+        }
+        self.definitions.insert_queue(id, vhost, spec);
+        self.queues
+            .insert(id, Queue::new(id, durable, self.bounds.page_runs));
+        id
+    }
+
+    pub(crate) fn delete_queue(
+        &mut self,
+        connection: ConnectionId,
+        name: &str,
+        (if_unused, if_empty): (bool, bool),
+        commit: &mut Commit,
+    ) -> Result<Reply, ErrorBody> {
+        let declared = self.usable_queue(connection, name)?;
+        let (id, vhost) = (declared.id, declared.vhost);
+        if let Some(exchange) = super::names::quarantine_of(name)
+            && self
+                .definitions
+                .exchange(vhost, exchange)
+                .is_some_and(|e| e.quarantine == Some(id))
+        {
+            let message = format!("queue '{name}' keeps what the router of exchange '{exchange}' fails on");
+            return Err(ErrorBody::new(ErrorCode::InUse, message)
+                .hint(format!("purge it, or delete exchange '{exchange}' first")));
+        }
+        let Some(queue) = self.queues.get(&id) else {
+            return Err(ErrorBody::new(
+                ErrorCode::Internal,
+                format!("queue '{name}' has no state"),
+            ));
+        };
+        let (consumers, counters) = (queue.consumers.len(), queue.counters);
+        let messages = counters.ready + counters.unsettled;
+        if if_unused && consumers > 0 {
+            let message = format!("queue '{name}' has {consumers} consumers");
+            return Err(ErrorBody::new(ErrorCode::InUse, message));
+        }
+        if if_empty && messages > 0 {
+            let message = format!("queue '{name}' has {messages} messages");
+            return Err(ErrorBody::new(ErrorCode::InUse, message).hint("purge it first"));
+        }
+        self.remove_queue(id, "it was deleted", commit);
+        Ok(Reply::Purged(messages))
+    }
+
+    /// Removes a queue: its consumers close, its bindings go, and its messages are released over the next turns.
+    pub(crate) fn remove_queue(&mut self, id: QueueId, why: &str, commit: &mut Commit) {
+        let Some(declared) = self.definitions.topology.queues.get(&id).cloned() else {
+            return;
+        };
+        self.close_consumers_of(id, &declared.spec.name, why, commit);
+        let unused = self.drop_inbound(Target::Queue(id), commit);
+        self.remove_exchanges(unused, commit);
+        if is_durable(&declared.spec) {
+            define_synced(commit, DefinitionKey::Queue(id), None);
+        }
+        self.definitions.remove_queue(id);
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.end_purges(commit);
+            queue.delete();
+        }
+        self.list(id);
+    }
+
+    pub(crate) fn purge_queue(
+        &mut self,
+        connection: ConnectionId,
+        request: u64,
+        name: &str,
+    ) -> Result<(), ErrorBody> {
+        let id = self.usable_queue(connection, name)?.id;
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.purge((connection, request));
+        }
+        self.list(id);
+        Ok(())
+    }
+
+    pub(crate) fn list_queues(
+        &self,
+        connection: ConnectionId,
+        name: Option<&str>,
+    ) -> Result<Reply, ErrorBody> {
+        let vhost = self.vhost_of(connection)?;
+        let queues = match name {
+            Some(name) => vec![self.queue_info(self.definitions.find_queue(vhost, name)?)],
+            None => {
+                let ids = vhost.queues.values();
+                ids.filter_map(|id| self.definitions.topology.queues.get(id))
+                    .map(|queue| self.queue_info(queue))
+                    .collect()
+            }
+        };
+        Ok(Reply::Queues(queues))
+    }
+
+    fn queue_info(&self, declared: &topology::Queue) -> QueueInfo {
+        let queue = self.queues.get(&declared.id);
+        let counters = queue.map(|queue| queue.counters).unwrap_or_default();
+        QueueInfo {
+            spec: declared.spec.clone(),
+            ready: counters.ready,
+            unsettled: counters.unsettled,
+            consumers: queue.map_or(0, |queue| queue.consumers.len() as u32),
+            published: queue.map_or(0, Queue::published),
+            acked: counters.acked,
+            redelivered: counters.redelivered,
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The log as the core sees it: the chunks being filled in this turn, the chunks kept for delivery, and what the
+//! queues released.
+//!
+//! A queue is wholly in one lane. Messages of durable queues go to [`Lane::Queues`], where the store keeps them and
+//! this keeps a bounded cache. Messages of transient queues go to [`Lane::Memory`], of which this is the only keeper.
+//! A message for both kinds is put into both lanes, so that a chunk on disk is referenced by what is on disk only:
+//! after a crash, when transient queues are gone, nothing of it leaks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::chunk::{Chunk, ChunkBuilder};
+use crate::commit::{Commit, Effect, Record, Run};
+use crate::ids::{Lane, Offset, QueueId};
+use crate::input::MessageCopy;
+
+/// What a chunk costs in memory beside its records, in bytes; a round figure that errs upwards.
+const CHUNK_OVERHEAD: usize = 256;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Log {
+    queues: Writer,
+    memory: Writer,
+    cache: Cache,
+    held: BTreeMap<Offset, Held>,
+    held_bytes: usize,
+    memory_bytes_max: usize,
+    released: BTreeMap<Offset, u32>,
+    reading: BTreeMap<Offset, BTreeSet<QueueId>>,
+}
+
+/// A chunk of the memory lane and how many places in queues name its messages.
+#[derive(Debug)]
+struct Held {
+    chunk: Arc<Chunk>,
+    references: u32,
+}
+
+impl Log {
+    /// A log that goes on at offset `next` of the lane of durable queues.
+    pub(crate) fn new(next: Offset, cache_bytes: usize, memory_bytes: usize) -> Log {
+        Log {
+            queues: Writer::new(Lane::Queues, next),
+            memory: Writer::new(Lane::Memory, Offset(0)),
+            cache: Cache::new(cache_bytes),
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            memory_bytes_max: memory_bytes,
+            released: BTreeMap::new(),
+            reading: BTreeMap::new(),
+        }
+    }
+
+    /// Puts a message into the open chunk of a lane; `references` places in queues will name it. Returns where it is,
+    /// as a run of one.
+    pub(crate) fn append(
+        &mut self,
+        lane: Lane,
+        copy: &MessageCopy,
+        references: u32,
+        now: u64,
+        commit: &mut Commit,
+    ) -> Run {
+        if !self.writer(lane).takes(copy.content.len()) {
+            self.seal_lane(lane, commit);
+        }
+        self.writer(lane).push(copy, references, now)
+    }
+
+    /// Whether the memory lane has room for a message of `len` bytes.
+    pub(crate) fn has_memory_for(&self, len: usize) -> bool {
+        self.memory_bytes() + len + CHUNK_OVERHEAD <= self.memory_bytes_max
+    }
+
+    /// Bytes in the memory lane.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let open = self.memory.open.as_ref().map_or(0, |open| open.builder.len());
+        self.held_bytes + open
+    }
+
+    /// Bytes of durable chunks kept for delivery.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.cache.bytes
+    }
+
+    /// Closes the open chunks, at the end of a turn.
+    pub(crate) fn seal(&mut self, commit: &mut Commit) {
+        self.seal_lane(Lane::Queues, commit);
+        self.seal_lane(Lane::Memory, commit);
+    }
+
+    fn writer(&mut self, lane: Lane) -> &mut Writer {
+        match lane {
+            Lane::Memory => &mut self.memory,
+            Lane::Queues | Lane::Streams => &mut self.queues,
+        }
+    }
+
+    fn seal_lane(&mut self, lane: Lane, commit: &mut Commit) {
+        let Some((chunk, references)) = self.writer(lane).finish() else {
+            return;
+        };
+        if lane == Lane::Memory {
+            self.held_bytes += cost(&chunk);
+            self.held.insert(chunk.base, Held { chunk, references });
+        } else {
+            self.cache.insert(Arc::clone(&chunk), Some(references));
+            commit.records.push(Record::Append { chunk, references });
+        }
+    }
+
+    /// A chunk, when it is in memory.
+    pub(crate) fn chunk(&mut self, lane: Lane, base: Offset) -> Option<&Arc<Chunk>> {
+        match lane {
+            Lane::Memory => self.held.get(&base).map(|held| &held.chunk),
+            Lane::Queues | Lane::Streams => self.cache.get(base),
+        }
+    }
+
+    /// Asks for a chunk that `waiter` needs, or that it will need soon when there is no waiter.
+    pub(crate) fn read(&mut self, base: Offset, waiter: Option<QueueId>, commit: &mut Commit) {
+        if waiter.is_none() && self.cache.chunks.contains_key(&base) {
+            return;
+        }
+        let waiters = self.reading.entry(base).or_insert_with(|| {
+            commit.effects.push(Effect::ReadChunk {
+                lane: Lane::Queues,
+                base,
+            });
+            BTreeSet::new()
+        });
+        waiters.extend(waiter);
+    }
+
+    /// Takes in a chunk that was asked for and returns the queues that wait for it.
+    pub(crate) fn chunk_read(&mut self, chunk: Arc<Chunk>) -> BTreeSet<QueueId> {
+        let Some(waiters) = self.reading.remove(&chunk.base) else {
+            return BTreeSet::new();
+        };
+        self.cache.insert(chunk, None);
+        waiters
+    }
+
+    /// `count` places in queues that named messages of a chunk are settled.
+    pub(crate) fn release(&mut self, lane: Lane, base: Offset, count: u32) {
+        if lane != Lane::Memory {
+            *self.released.entry(base).or_insert(0) += count;
+            return;
+        }
+        let Some(held) = self.held.get_mut(&base) else {
+            return;
+        };
+        held.references = held.references.saturating_sub(count);
+        if held.references == 0 {
+            self.held_bytes -= cost(&held.chunk);
+            self.held.remove(&base);
+        }
+    }
+
+    /// Writes what this turn released, once a chunk, and brings the cache back to its bound.
+    ///
+    /// The cache is over its bound until then, so that every chunk that was read in this turn is there when the queue
+    /// that waits for it has its turn: otherwise two large chunks could push each other out for ever.
+    pub(crate) fn finish(&mut self, commit: &mut Commit) {
+        while let Some((base, count)) = self.released.pop_first() {
+            self.cache.release(base, count);
+            commit.records.push(Record::Release {
+                lane: Lane::Queues,
+                base,
+                count,
+            });
+        }
+        self.cache.trim();
+    }
+}
+
+/// Fills the chunks of one lane.
+#[derive(Debug)]
+struct Writer {
+    lane: Lane,
+    next: Offset,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    builder: ChunkBuilder,
+    references: u32,
+}
+
+impl Writer {
+    fn new(lane: Lane, next: Offset) -> Writer {
+        Writer {
+            lane,
+            next,
+            open: None,
+        }
+    }
+
+    fn takes(&self, len: usize) -> bool {
+        self.open.as_ref().is_none_or(|open| open.builder.takes(len))
+    }
+
+    fn push(&mut self, copy: &MessageCopy, references: u32, now: u64) -> Run {
+        let open = self.open.get_or_insert_with(|| Open {
+            builder: ChunkBuilder::new(self.lane, self.next, now),
+            references: 0,
+        });
+        open.references += references;
+        let meta_len = copy.content.len().min(copy.meta_len as usize);
+        let (meta, body) = copy.content.split_at(meta_len);
+        Run {
+            lane: self.lane,
+            chunk: self.next,
+            record: open.builder.push(copy.exchange, copy.decided_by, meta, body),
+            count: 1,
+        }
+    }
+
+    fn finish(&mut self) -> Option<(Arc<Chunk>, u32)> {
+        let Open { builder, references } = self.open.take()?;
+        let chunk = Arc::new(builder.finish());
+        self.next.0 += u64::from(chunk.count());
+        Some((chunk, references))
+    }
+}
+
+/// Durable chunks that may be delivered soon. The one unused for longest goes first; one of which every message is
+/// settled goes at once.
+#[derive(Debug)]
+struct Cache {
+    chunks: BTreeMap<Offset, Cached>,
+    by_use: BTreeMap<u64, Offset>,
+    last_use: u64,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Cached {
+    chunk: Arc<Chunk>,
+    used: u64,
+    /// Places in queues that still name its messages; unknown for a chunk that was read back.
+    references: Option<u32>,
+}
+
+impl Cache {
+    fn new(bytes_max: usize) -> Cache {
+        Cache {
+            chunks: BTreeMap::new(),
+            by_use: BTreeMap::new(),
+            last_use: 0,
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    fn insert(&mut self, chunk: Arc<Chunk>, references: Option<u32>) {
+        let base = chunk.base;
+        self.remove(base);
+        self.last_use += 1;
+        self.by_use.insert(self.last_use, base);
+        self.bytes += cost(&chunk);
+        let cached = Cached {
+            chunk,
+            used: self.last_use,
+            references,
+        };
+        self.chunks.insert(base, cached);
+    }
+
+    fn get(&mut self, base: Offset) -> Option<&Arc<Chunk>> {
+        let cached = self.chunks.get_mut(&base)?;
+        if cached.used != self.last_use {
+            self.by_use.remove(&cached.used);
+            self.last_use += 1;
+            self.by_use.insert(self.last_use, base);
+            cached.used = self.last_use;
+        }
+        Some(&cached.chunk)
+    }
+
+    fn release(&mut self, base: Offset, count: u32) {
+        let Some(references) = self
+            .chunks
+            .get_mut(&base)
+            .and_then(|cached| cached.references.as_mut())
+        else {
+            return;
+        };
+        *references = references.saturating_sub(count);
+        if *references == 0 {
+            self.remove(base);
+        }
+    }
+
+    fn trim(&mut self) {
+        while self.bytes > self.bytes_max
+            && let Some((_, &base)) = self.by_use.first_key_value()
+        {
+            self.remove(base);
+        }
+    }
+
+    fn remove(&mut self, base: Offset) {
+        if let Some(cached) = self.chunks.remove(&base) {
+            self.by_use.remove(&cached.used);
+            self.bytes -= cost(&cached.chunk);
+        }
+    }
+}
+
+/// What a chunk costs in memory, in bytes.
+fn cost(chunk: &Chunk) -> usize {
+    chunk.bytes().len() + 4 * chunk.count() as usize + CHUNK_OVERHEAD
+}

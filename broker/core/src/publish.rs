@@ -1,0 +1,184 @@
+//! Publishes: recognised when they come again, put into the log once a lane, and into each queue as a place.
+
+use pointsman_protocol::publish::Outcome;
+use pointsman_protocol::{ErrorBody, ErrorCode};
+use smallvec::SmallVec;
+
+use crate::broker::Broker;
+use crate::commit::Commit;
+use crate::ids::{ConnectionId, Lane, PublisherId, PublisherIdentity, QueueId};
+use crate::input::{MessageCopy, Publish, Verdict};
+
+/// The queues a copy goes to, by lane.
+#[derive(Default)]
+struct Lanes {
+    durable: SmallVec<[QueueId; 4]>,
+    transient: SmallVec<[QueueId; 4]>,
+}
+
+impl Broker {
+    pub(crate) fn open_publisher(
+        &mut self,
+        connection: ConnectionId,
+        publisher: PublisherId,
+        identity: PublisherIdentity,
+        now: u64,
+        commit: &mut Commit,
+    ) {
+        let Some(state) = self.connections.get_mut(&connection) else {
+            return;
+        };
+        state.publishers.insert(publisher);
+        self.publishers.open(connection, publisher, identity, now, commit);
+    }
+
+    pub(crate) fn close_publisher(&mut self, publisher: PublisherId) {
+        if let Some(connection) = self.publishers.close(publisher)
+            && let Some(connection) = self.connections.get_mut(&connection)
+        {
+            connection.publishers.remove(&publisher);
+        }
+    }
+
+    pub(crate) fn publish(
+        &mut self,
+        publisher: PublisherId,
+        messages: Vec<Publish>,
+        now: u64,
+        commit: &mut Commit,
+    ) {
+        let Some(identity) = self.publishers.identity_of(publisher) else {
+            return; // closed meanwhile; its client was told, or is gone
+        };
+        for message in messages {
+            let sequence = message.sequence;
+            let outcome = match self.recall(identity, sequence) {
+                Some(outcome) => outcome,
+                None => {
+                    let outcome = self.take(identity, message, now, commit);
+                    self.published += 1;
+                    if let Some(state) = self.publishers.get_mut(identity) {
+                        state.remember(sequence, &outcome, now);
+                    }
+                    outcome
+                }
+            };
+            self.publishers.confirm(publisher, sequence, outcome, commit);
+        }
+    }
+
+    /// What to answer to a sequence number that cannot be taken anew.
+    fn recall(&mut self, identity: PublisherIdentity, sequence: u64) -> Option<Outcome> {
+        if sequence == 0 {
+            let message = "publish sequence numbers start at 1";
+            let error = ErrorBody::new(ErrorCode::SequenceOutOfOrder, message);
+            return Some(Outcome::Refused(error));
+        }
+        self.publishers.get_mut(identity)?.recall(sequence)
+    }
+
+    fn take(
+        &mut self,
+        identity: PublisherIdentity,
+        message: Publish,
+        now: u64,
+        commit: &mut Commit,
+    ) -> Outcome {
+        if let Some(reason) = &self.blocked {
+            return Outcome::Refused(ErrorBody::new(ErrorCode::Blocked, reason.clone()));
+        }
+        match message.verdict {
+            Verdict::Reject(reason) => return Outcome::Rejected { reason },
+            Verdict::Refuse(error) => return Outcome::Refused(error),
+            Verdict::Deliver | Verdict::Quarantine(_) => {}
+        }
+        let queues = match self.place(identity, &message.copies, now, commit) {
+            Ok(queues) => queues,
+            Err(error) => return Outcome::Refused(error),
+        };
+        match message.verdict {
+            _ if queues == 0 => Outcome::Unroutable,
+            Verdict::Quarantine(reason) => Outcome::Quarantined { reason },
+            _ => Outcome::Routed { queues },
+        }
+    }
+
+    /// Puts each copy into its queues, all of them or, when the memory lane is full, none. Returns how many queues
+    /// have it.
+    fn place(
+        &mut self,
+        identity: PublisherIdentity,
+        copies: &[MessageCopy],
+        now: u64,
+        commit: &mut Commit,
+    ) -> Result<u32, ErrorBody> {
+        let lanes: SmallVec<[Lanes; 1]> = copies.iter().map(|copy| self.lanes_of(copy)).collect();
+        let in_memory = copies
+            .iter()
+            .zip(&lanes)
+            .filter(|(_, to)| !to.transient.is_empty());
+        let len: usize = in_memory.map(|(copy, _)| copy.content.len()).sum();
+        if lanes.iter().any(|to| !to.transient.is_empty()) && !self.log.has_memory_for(len) {
+            let limit = self.bounds.memory_bytes;
+            let message = format!("transient queues hold {limit} bytes, the limit MEMORY_LANE_BYTES");
+            let error = ErrorBody::new(ErrorCode::LimitReached, message);
+            return Err(error.hint("consume from them, or declare durable queues"));
+        }
+        for (copy, to) in copies.iter().zip(&lanes) {
+            self.place_copy(Lane::Memory, copy, &to.transient, now, commit);
+            if !to.durable.is_empty() {
+                self.place_copy(Lane::Queues, copy, &to.durable, now, commit);
+                self.publishers.mark(identity);
+                commit.sync |= copy.persistent;
+            }
+        }
+        Ok(count_distinct(&lanes))
+    }
+
+    /// The queues of a copy that are still there.
+    fn lanes_of(&self, copy: &MessageCopy) -> Lanes {
+        let mut lanes = Lanes::default();
+        for &id in &copy.queues {
+            match self.queues.get(&id) {
+                Some(queue) if queue.is_gone() => {}
+                Some(queue) if queue.durable() => lanes.durable.push(id),
+                Some(_) => lanes.transient.push(id),
+                None => {}
+            }
+        }
+        lanes
+    }
+
+    fn place_copy(
+        &mut self,
+        lane: Lane,
+        copy: &MessageCopy,
+        queues: &[QueueId],
+        now: u64,
+        commit: &mut Commit,
+    ) {
+        if queues.is_empty() {
+            return;
+        }
+        let references = queues.len() as u32;
+        let run = self.log.append(lane, copy, references, now, commit);
+        for &id in queues {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.push(run);
+            }
+            self.list(id);
+        }
+    }
+}
+
+/// How many queues there are over all copies of a message.
+fn count_distinct(lanes: &[Lanes]) -> u32 {
+    if let [only] = lanes {
+        return (only.durable.len() + only.transient.len()) as u32;
+    }
+    let all = lanes.iter().flat_map(|to| to.durable.iter().chain(&to.transient));
+    let mut all: SmallVec<[QueueId; 16]> = all.copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    all.len() as u32
+}

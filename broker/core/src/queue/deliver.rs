@@ -1,0 +1,193 @@
+//! A queue's turn: what waits is handed out to the consumers with credit, in fair shares, or removed by a purge.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Queue, Ready};
+use crate::chunk::Chunk;
+use crate::commit::{Commit, Effect};
+use crate::consumer::{Consumer, Unsettled};
+use crate::ids::{ConsumerId, DeliveryTag};
+use crate::limits::{Bounds, CHUNKS_AHEAD};
+use crate::log::Log;
+use pointsman_protocol::admin::Reply;
+
+/// What a turn of a queue works with.
+pub(crate) struct Turn<'a> {
+    pub(crate) consumers: &'a mut BTreeMap<ConsumerId, Consumer>,
+    pub(crate) log: &'a mut Log,
+    pub(crate) bounds: &'a Bounds,
+    pub(crate) commit: &'a mut Commit,
+    /// Deliveries handed out, added up.
+    pub(crate) delivered: &'a mut u64,
+}
+
+impl Queue {
+    /// Takes a turn. Returns whether there is more to do that waits for nothing.
+    pub(crate) fn turn(&mut self, turn: &mut Turn<'_>) -> bool {
+        if self.gone {
+            return self.remove_below(self.tail, turn).is_none();
+        }
+        self.purge_turn(turn) || (self.purges.is_empty() && self.deliver_turn(turn))
+    }
+
+    /// Whether nothing is left of a deleted queue.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.gone && self.counters.ready == 0 && self.counters.unsettled == 0
+    }
+
+    fn purge_turn(&mut self, turn: &mut Turn<'_>) -> bool {
+        while let Some(below) = self.purges.front().map(|purge| purge.below) {
+            let ready = self.counters.ready;
+            let done = self.remove_below(below, turn);
+            let removed = ready - self.counters.ready;
+            if let Some(purge) = self.purges.front_mut() {
+                purge.removed += removed;
+            }
+            match done {
+                None => return true,
+                Some(false) => return false,
+                Some(true) => self.reply_purged(turn.commit),
+            }
+        }
+        false
+    }
+
+    pub(super) fn reply_purged(&mut self, commit: &mut Commit) {
+        if let Some(purge) = self.purges.pop_front() {
+            let (connection, id) = purge.reply_to;
+            commit.sync |= self.durable;
+            commit.effects.push(Effect::Reply {
+                connection,
+                id,
+                reply: Reply::Purged(purge.removed),
+            });
+        }
+    }
+
+    /// Removes ready messages below a position: `Some(true)` when none is left, `Some(false)` when the store is asked
+    /// for more of them, `None` when the turn is over.
+    fn remove_below(&mut self, below: u64, turn: &mut Turn<'_>) -> Option<bool> {
+        for _ in 0..turn.bounds.purge_runs_per_turn {
+            let Some(ready) = self.ready(turn.commit) else {
+                return Some(self.pages.cursor() >= below);
+            };
+            if ready.position >= below {
+                return Some(true);
+            }
+            let count = u64::from(ready.run.count).min(below - ready.position) as u32;
+            self.remove(&ready, count, turn);
+        }
+        None
+    }
+
+    /// Takes messages out without handing them to anyone.
+    fn remove(&mut self, ready: &Ready, count: u32, turn: &mut Turn<'_>) {
+        self.hand_out(ready, count);
+        let mut run = ready.run;
+        run.count = count;
+        self.settle(ready.position, run, ready.delivery_count, turn.log, turn.commit);
+    }
+
+    /// Hands out until credit, messages or the turn's deliveries run out. Each consumer gets an equal share of what
+    /// waits, as few runs as that allows, before the next has its turn.
+    fn deliver_turn(&mut self, turn: &mut Turn<'_>) -> bool {
+        let mut budget = turn.bounds.deliveries_per_turn as u32;
+        while let Some(&id) = self.hungry.front() {
+            if budget == 0 {
+                return self.counters.ready > 0;
+            }
+            let share = self
+                .counters
+                .ready
+                .div_ceil(self.hungry.len() as u64)
+                .clamp(1, u64::from(budget)) as u32;
+            let Some(served) = self.serve(id, share, turn) else {
+                return false;
+            };
+            budget -= served;
+            if let Some(id) = self.hungry.pop_front() {
+                match turn.consumers.get_mut(&id) {
+                    Some(consumer) if consumer.wants_more() => self.hungry.push_back(id),
+                    Some(consumer) => consumer.hungry = false,
+                    None => {}
+                }
+            }
+        }
+        false
+    }
+
+    /// Hands one consumer its share. Returns how many it took, or `None` when nothing is there to hand out.
+    fn serve(&mut self, id: ConsumerId, share: u32, turn: &mut Turn<'_>) -> Option<u32> {
+        let mut served = 0;
+        while served < share && turn.consumers.get(&id).is_some_and(Consumer::wants_more) {
+            let ready = self.ready(turn.commit)?;
+            let Some(chunk) = turn.log.chunk(ready.run.lane, ready.run.chunk).map(Arc::clone) else {
+                self.read_chunks(&ready, turn);
+                return None;
+            };
+            let held = chunk
+                .count()
+                .saturating_sub(ready.run.record)
+                .min(ready.run.count);
+            if held == 0 {
+                self.counters.missing += u64::from(ready.run.count);
+                self.remove(&ready, ready.run.count, turn);
+                continue;
+            }
+            let consumer = turn.consumers.get_mut(&id)?;
+            let most = held.min(share - served);
+            served += self.hand_to(consumer, &ready, chunk, most, turn.log, turn.commit);
+        }
+        *turn.delivered += u64::from(served);
+        Some(served)
+    }
+
+    /// Hands the consumer as many of the run as its credit allows, but no more than `most`.
+    fn hand_to(
+        &mut self,
+        consumer: &mut Consumer,
+        ready: &Ready,
+        chunk: Arc<Chunk>,
+        most: u32,
+        log: &mut Log,
+        commit: &mut Commit,
+    ) -> u32 {
+        let count = consumer.spend(&chunk, ready.run.record, most);
+        let mut run = ready.run;
+        run.count = count;
+        self.hand_out(ready, count);
+        let first = consumer.next_tags(count);
+        commit.effects.push(Effect::Deliver {
+            consumer: consumer.id,
+            first: DeliveryTag(first),
+            chunk,
+            record: run.record,
+            count,
+            redelivered: ready.redelivered,
+            delivery_count: ready.delivery_count,
+        });
+        if consumer.no_ack {
+            self.counters.acked += u64::from(count);
+            self.settle(ready.position, run, ready.delivery_count, log, commit);
+        } else {
+            consumer.hold(
+                first,
+                Unsettled {
+                    position: ready.position,
+                    run,
+                    delivery_count: ready.delivery_count,
+                },
+            );
+        }
+        count
+    }
+
+    /// Asks for the chunk of what is next, and for some of those that follow.
+    fn read_chunks(&mut self, ready: &Ready, turn: &mut Turn<'_>) {
+        turn.log.read(ready.run.chunk, Some(self.id), turn.commit);
+        for placed in self.pages.ahead().take(CHUNKS_AHEAD) {
+            turn.log.read(placed.run.chunk, None, turn.commit);
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! What can go wrong with a store, sorted by whose fault it is.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pointsman_core::{Lane, Offset, Position, QueueId};
 
@@ -31,7 +31,7 @@ pub enum OpenError {
         found: u32,
     },
     /// Its contents are not what was written.
-    #[error("the data folder {} is damaged: {damage}; nothing was changed", folder.display())]
+    #[error("the data folder {} is damaged: {damage}", folder.display())]
     Damaged {
         /// The folder.
         folder: PathBuf,
@@ -139,6 +139,56 @@ pub enum Damage {
         /// The mark.
         mark: Offset,
     },
+    /// The mark is not there or not whole.
+    #[error("the file `mark` is missing or damaged, so that nothing says how much was stored")]
+    MarkMissing,
+    /// Synced batches are gone.
+    #[error(
+        "of {synced} synced batches only {found} are left: what was confirmed in the last {} is lost",
+        synced.saturating_sub(*found)
+    )]
+    Lost {
+        /// Number of the last batch that was synced for certain.
+        synced: u64,
+        /// Number of the last batch that is there.
+        found: u64,
+    },
+    /// A journal is gone.
+    #[error("the journal fjall/{name} is missing: what was confirmed while it was written may be lost")]
+    JournalMissing {
+        /// Its name.
+        name: String,
+    },
+    /// Batches between the tables and the journals are gone.
+    #[error(
+        "the batches between {after} and {before} are missing: a journal was removed before it was in a table"
+    )]
+    BatchesMissing {
+        /// The last batch in front of the gap.
+        after: u64,
+        /// The first batch behind it.
+        before: u64,
+    },
+    /// A journal does not decode in front of its end.
+    #[error("the journal fjall/{name} is damaged at byte {at}: what it holds from there on is lost")]
+    Journal {
+        /// Its name.
+        name: String,
+        /// The first byte that does not belong to a whole batch in order.
+        at: u64,
+    },
+    /// A file of fjall is gone.
+    #[error("the file fjall/{name} is missing")]
+    FileMissing {
+        /// Its name.
+        name: String,
+    },
+    /// A file of fjall is not what was written.
+    #[error("the file fjall/{name} fails its check")]
+    File {
+        /// Its name.
+        name: String,
+    },
     /// A value does not decode.
     #[error("a value in keyspace `{keyspace}` does not decode (key {key})")]
     Value {
@@ -147,4 +197,51 @@ pub enum Damage {
         /// The key, in hexadecimal.
         key: String,
     },
+}
+
+/// Why a folder does not open, before it is said of which folder.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    Damage(Damage),
+    Io(io::Error),
+    Fjall(fjall::Error),
+}
+
+impl Trouble {
+    pub(crate) fn in_folder(self, folder: &Path) -> OpenError {
+        let folder = folder.to_owned();
+        match self {
+            Trouble::Damage(damage) => OpenError::Damaged { folder, damage },
+            Trouble::Io(source) => OpenError::Io { folder, source },
+            Trouble::Fjall(source) => OpenError::Fjall { folder, source },
+        }
+    }
+}
+
+impl From<Damage> for Trouble {
+    fn from(damage: Damage) -> Trouble {
+        Trouble::Damage(damage)
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Trouble {
+        Trouble::Io(error)
+    }
+}
+
+impl From<fjall::Error> for Trouble {
+    fn from(error: fjall::Error) -> Trouble {
+        Trouble::Fjall(error)
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Trouble {
+        match error {
+            StoreError::Damaged(damage) => Trouble::Damage(damage),
+            StoreError::DiskFull => Trouble::Io(io::ErrorKind::StorageFull.into()),
+            other => Trouble::Io(io::Error::other(other)),
+        }
+    }
 }

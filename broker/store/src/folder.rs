@@ -5,11 +5,13 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::OpenError;
+use crate::mark::{self, Mark};
 
 /// The format this version writes. Raised when an older version could no longer read what is written.
 pub(crate) const FORMAT: u32 = 1;
 
 const FORMAT_FILE: &str = "FORMAT";
+const FORMAT_NEW: &str = "FORMAT.new";
 const LOCK_FILE: &str = "LOCK";
 const FJALL_FOLDER: &str = "fjall";
 
@@ -34,7 +36,9 @@ impl Folder {
         let lock = lock(path)?;
         match fs::read_to_string(path.join(FORMAT_FILE)) {
             Ok(text) => check_format(path, &text)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => write_format(path).map_err(io)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Mark::create(path).and_then(|_| write_format(path)).map_err(io)?;
+            }
             Err(e) => return Err(io(e)),
         }
         Ok(Folder {
@@ -54,11 +58,11 @@ impl Folder {
     }
 }
 
-/// Whether nothing but a lock lies in the folder: a first start that got no further.
+/// Whether nothing lies in the folder but what a first start leaves that got no further.
 fn is_new(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
-        if name != LOCK_FILE && name != format!("{FORMAT_FILE}.new").as_str() {
+        if name != LOCK_FILE && name != mark::FILE && name != FORMAT_NEW {
             return Ok(false);
         }
     }
@@ -118,7 +122,7 @@ fn check_format(path: &Path, text: &str) -> Result<(), OpenError> {
 
 /// Written under another name and renamed, so that the file is whole or not there.
 fn write_format(path: &Path) -> io::Result<()> {
-    let new = path.join(format!("{FORMAT_FILE}.new"));
+    let new = path.join(FORMAT_NEW);
     let mut file = File::create(&new)?;
     writeln!(file, "pointsman store {FORMAT}")?;
     file.sync_all()?;

@@ -22,19 +22,42 @@
 
 #![forbid(unsafe_code)]
 
-mod committer;
-mod error;
-mod faults;
-mod figures;
+// Along the data path: open a folder, stage records, write them as one batch, tell, read back.
 mod folder;
-mod keys;
-mod live;
-mod options;
-mod reader;
+
+mod mark;
+
+mod manifest;
+
+mod journal;
+
+mod open;
+
 mod recovery;
-mod staged;
+
+mod committer;
+
 mod store;
+
+mod stage;
+
+mod staged;
+
+mod live;
+
+mod keys;
+
 mod values;
+
+mod reader;
+
+mod figures;
+
+mod faults;
+
+mod options;
+
+mod error;
 
 pub use committer::{Committer, Done};
 pub use error::{Damage, OpenError, StoreError};

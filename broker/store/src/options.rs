@@ -74,8 +74,6 @@ pub struct Options {
     pub memtable_bytes: u64,
     /// Bytes of table blocks kept in memory.
     pub cache_bytes: u64,
-    /// Free bytes on the disk below which [`Store::space_low`](crate::Store::space_low) asks to block publishers.
-    pub free_space_low: u64,
     /// Where faults are injected; by default nowhere.
     pub faults: Faults,
 }
@@ -88,7 +86,6 @@ impl Default for Options {
             log_memtable_bytes: 32 * 1024 * 1024,
             memtable_bytes: 16 * 1024 * 1024,
             cache_bytes: 32 * 1024 * 1024,
-            free_space_low: 1024 * 1024 * 1024,
             faults: Faults::default(),
         }
     }

@@ -2,13 +2,12 @@
 //!
 //! Reads everything whose number does not grow with messages, and of each queue the end of its index.
 
-use std::path::Path;
-
-use fjall::Keyspace;
+use fjall::{AbstractTree, Keyspace};
 use pointsman_core::commit::QueueState;
 use pointsman_core::{Lane, Offset, Position, QueueId, Restored};
 
-use crate::error::{Damage, OpenError};
+use crate::error::{Damage, Trouble};
+use crate::journal::Batch;
 use crate::keys::{self, MetaKind, StateKind};
 use crate::staged::Table;
 use crate::store::{index_entry, value_damage};
@@ -22,36 +21,7 @@ pub(crate) struct Recovered {
     pub(crate) restored: Restored,
 }
 
-/// Why nothing is given back.
-#[derive(Debug)]
-pub(crate) enum RecoverError {
-    Damage(Damage),
-    Fjall(fjall::Error),
-}
-
-impl RecoverError {
-    pub(crate) fn in_folder(self, folder: &Path) -> OpenError {
-        let folder = folder.to_owned();
-        match self {
-            RecoverError::Damage(damage) => OpenError::Damaged { folder, damage },
-            RecoverError::Fjall(source) => OpenError::Fjall { folder, source },
-        }
-    }
-}
-
-impl From<Damage> for RecoverError {
-    fn from(damage: Damage) -> RecoverError {
-        RecoverError::Damage(damage)
-    }
-}
-
-impl From<fjall::Error> for RecoverError {
-    fn from(error: fjall::Error) -> RecoverError {
-        RecoverError::Fjall(error)
-    }
-}
-
-pub(crate) fn recover(keyspaces: &[Keyspace; 5]) -> Result<Recovered, RecoverError> {
+pub(crate) fn recover(keyspaces: &[Keyspace; 5]) -> Result<Recovered, Trouble> {
     let mut recovered = Recovered::default();
     let Recovered {
         progress,
@@ -149,7 +119,7 @@ fn each(
     table: Table,
     prefix: &[u8],
     mut take: impl FnMut(&[u8], &[u8]) -> Option<()>,
-) -> Result<(), RecoverError> {
+) -> Result<(), Trouble> {
     for guard in keyspace.prefix(prefix) {
         let (key, value) = guard.into_inner()?;
         take(keys::behind_kind(&key), &value).ok_or_else(|| value_damage(table, &key))?;
@@ -158,7 +128,7 @@ fn each(
 }
 
 /// The last chunk of each lane ends at or before the high-water mark.
-fn check_log(log: &Keyspace, progress: &Progress) -> Result<(), RecoverError> {
+fn check_log(log: &Keyspace, progress: &Progress) -> Result<(), Trouble> {
     for (lane, mark) in [Lane::Queues, Lane::Streams]
         .into_iter()
         .zip(progress.next_offsets)
@@ -184,7 +154,7 @@ fn check_log(log: &Keyspace, progress: &Progress) -> Result<(), RecoverError> {
 }
 
 /// The index of a queue ends before the queue's tail.
-fn check_queue(index: &Keyspace, queue: QueueId, state: &QueueState) -> Result<(), RecoverError> {
+fn check_queue(index: &Keyspace, queue: QueueId, state: &QueueState) -> Result<(), Trouble> {
     let range = keys::in_queue(queue, 0)..=keys::in_queue(queue, u64::MAX);
     let Some(guard) = index.range(range).next_back() else {
         return Ok(());
@@ -200,4 +170,32 @@ fn check_queue(index: &Keyspace, queue: QueueId, state: &QueueState) -> Result<(
         .into());
     }
     Ok(())
+}
+
+/// The journals go on where the tables end: no batch in front of the first journal is missing.
+pub(crate) fn check_continues(state: &Keyspace, first: &Batch) -> Result<(), Trouble> {
+    if state
+        .tree
+        .get_highest_persisted_seqno()
+        .is_some_and(|persisted| persisted >= first.number)
+    {
+        return Ok(());
+    }
+    let before = state
+        .tree
+        .get(keys::progress(), first.number)
+        .map_err(fjall::Error::from)?;
+    let before = before
+        .and_then(|value| Progress::decode(&value))
+        .unwrap_or_default()
+        .sequence;
+    if before.saturating_add(1) == first.progress.sequence {
+        Ok(())
+    } else {
+        Err(Damage::BatchesMissing {
+            after: before,
+            before: first.progress.sequence,
+        }
+        .into())
+    }
 }

@@ -2,99 +2,94 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Keyspace, PersistMode};
 use pointsman_core::catalog::Digest;
 use pointsman_core::commit::IndexEntry;
-use pointsman_core::{Chunk, Lane, Offset, Position, QueueId, Record, Restored};
+use pointsman_core::{Chunk, Lane, Offset, Position, QueueId, Record};
 
-use crate::error::{Damage, OpenError, StoreError};
-use crate::faults::Site;
+use crate::error::{Damage, StoreError};
+use crate::faults::{Faults, Site};
 use crate::figures::Figures;
 use crate::folder::Folder;
-use crate::live::{ChunkId, Known, Live};
+use crate::live::Live;
+use crate::mark::{Mark, Marked};
 use crate::options::{Fsync, Options};
 use crate::staged::{Staged, Table};
-use crate::values::{self, Header, LiveCount, Progress};
-use crate::{keys, recovery};
-
-/// Most keys of deleted queues that one group removes, so that deleting a deep queue holds nobody up.
-const GONE_KEYS_PER_GROUP: usize = 4_096;
+use crate::values::{self, Progress};
+use crate::{journal, keys};
 
 /// An open data folder. Cheap to clone; closes with its last clone.
 ///
 /// Every method may block on the disk, and fjall slows writers down by sleeping: none is for a tokio worker.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(pub(crate) Arc<Inner>);
 
 /// Fields drop in this order: first fjall, which ends its threads, then what guards its files.
-struct Inner {
+pub(crate) struct Inner {
     keyspaces: [Keyspace; 5],
     database: Database,
-    folder: Folder,
-    options: Options,
-    figures: Figures,
     live: Mutex<Live>,
     writer: Mutex<Writer>,
+    folder: Folder,
+    options: Options,
+    pub(crate) figures: Figures,
 }
 
 /// What only the one writer at a time touches.
-struct Writer {
-    staged: Staged,
-    progress: Progress,
-    gone: VecDeque<QueueId>,
+pub(crate) struct Writer {
+    pub(crate) staged: Staged,
+    pub(crate) progress: Progress,
+    pub(crate) gone: VecDeque<QueueId>,
+    mark: Mark,
     failed: Option<String>,
+    /// fjall's folder, once everything in it is synced and it is about to close.
+    closing: Option<PathBuf>,
+}
+
+/// What a store is made of.
+pub(crate) struct Parts {
+    pub(crate) folder: Folder,
+    pub(crate) options: Options,
+    pub(crate) database: Database,
+    pub(crate) keyspaces: [Keyspace; 5],
+    pub(crate) mark: Mark,
+    pub(crate) progress: Progress,
+    pub(crate) gone: Vec<QueueId>,
 }
 
 impl Store {
-    /// Opens the folder, or makes it, and returns what `Broker::restore` needs.
-    ///
-    /// Takes time in proportion to definitions, queues and the journal, not to messages.
-    ///
-    /// # Errors
-    /// When another process holds it, when it is something else or of a newer format, or when less than what was
-    /// written is there: the store does not open on silently less data.
-    pub fn open(dir: &Path, options: Options) -> Result<(Store, Restored), OpenError> {
-        let folder = Folder::hold(dir)?;
-        let fjall = |source| OpenError::Fjall {
-            folder: dir.to_owned(),
-            source,
+    /// Puts the parts together, and notes on disk that the store is in use.
+    pub(crate) fn of(parts: Parts) -> Result<Store, StoreError> {
+        let writer = Writer {
+            staged: Staged::default(),
+            progress: parts.progress,
+            gone: parts.gone.into(),
+            mark: parts.mark,
+            failed: None,
+            closing: None,
         };
-        let database = Database::builder(folder.fjall())
-            .max_journaling_size(options.journal_bytes)
-            .journal_compression(fjall::CompressionType::None)
-            .cache_size(options.cache_bytes)
-            .open()
-            .map_err(fjall)?;
-        let mut keyspaces = Vec::with_capacity(Table::ALL.len());
-        for table in Table::ALL {
-            let settings = || keyspace_options(table, &options);
-            keyspaces.push(database.keyspace(table.name(), settings).map_err(fjall)?);
-        }
-        let Ok(keyspaces) = <[Keyspace; 5]>::try_from(keyspaces) else {
-            unreachable!("one keyspace for each table");
-        };
-        let recovered = recovery::recover(&keyspaces).map_err(|e| e.in_folder(dir))?;
         let store = Store(Arc::new(Inner {
-            keyspaces,
-            database,
-            folder,
-            options,
-            figures: Figures::new(),
+            keyspaces: parts.keyspaces,
+            database: parts.database,
             live: Mutex::default(),
-            writer: Mutex::new(Writer {
-                staged: Staged::default(),
-                progress: recovered.progress,
-                gone: recovered.gone.into(),
-                failed: None,
-            }),
+            writer: Mutex::new(writer),
+            folder: parts.folder,
+            options: parts.options,
+            figures: Figures::new(),
         }));
-        Ok((store, recovered.restored))
+        let mut writer = store.writer();
+        if let Err(error) = store.begin(&mut writer) {
+            writer.failed = Some(error.to_string());
+            return Err(error);
+        }
+        drop(writer);
+        Ok(store)
     }
 
     /// Makes the records of several commits durable, in order, all or none: one batch, and one sync if `sync` is set
@@ -111,7 +106,7 @@ impl Store {
         }
         let result = self.write(writer, commits).and_then(|()| {
             if sync && self.0.options.fsync == Fsync::Always {
-                self.sync_journal()
+                self.sync_journal(writer)
             } else {
                 Ok(())
             }
@@ -136,7 +131,7 @@ impl Store {
         if let Some(failure) = &writer.failed {
             return Err(StoreError::Stopped(failure.clone()));
         }
-        self.sync_journal()
+        self.sync_journal(&mut writer)
             .inspect_err(|error| writer.failed = Some(error.to_string()))
     }
 
@@ -176,14 +171,19 @@ impl Store {
     pub fn read_chunk(&self, lane: Lane, base: Offset) -> Result<Arc<Chunk>, StoreError> {
         self.0.options.faults.visit(Site::Read).map_err(read_failed)?;
         let part = |number| {
-            self.keyspace(Table::Log)
-                .get(keys::chunk(lane, base, number))
-                .map_err(read_failed)
+            let value = self.keyspace(Table::Log).get(keys::chunk(lane, base, number));
+            value.map_err(|error| match error {
+                fjall::Error::Storage(e) if !matches!(e, fjall::LsmError::Io(_)) => {
+                    let what = "its table";
+                    StoreError::Damaged(Damage::Chunk { lane, base, what })
+                }
+                other => read_failed(other),
+            })
         };
-        let read = match part(0)? {
-            Some(first) => values::read_chunk(lane, base, first, part),
-            None => Err(StoreError::Damaged(Damage::ChunkMissing { lane, base })),
-        };
+        let read = part(0).and_then(|first| {
+            let first = first.ok_or(Damage::ChunkMissing { lane, base })?;
+            values::read_chunk(lane, base, first, part)
+        });
         match read {
             Ok(chunk) => {
                 self.0.figures.chunks_read.fetch_add(1, Ordering::Relaxed);
@@ -211,9 +211,25 @@ impl Store {
             .ok_or(StoreError::Damaged(value_damage(Table::Meta, &key)))
     }
 
+    /// Moves what memtables hold into tables and waits for it, so that little of the journal is left to replay.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.0
+            .keyspaces
+            .iter()
+            .try_for_each(|keyspace| keyspace.rotate_memtable_and_wait().map_err(write_failed))
+    }
+
     /// When a confirm's records are on disk.
     pub fn fsync(&self) -> Fsync {
         self.0.options.fsync
+    }
+
+    /// Where faults are injected into this store.
+    pub fn faults(&self) -> &Faults {
+        &self.0.options.faults
     }
 
     /// Free bytes on the disk of the data folder.
@@ -223,21 +239,6 @@ impl Store {
     pub fn free_space(&self) -> Result<u64, StoreError> {
         let disk = rustix::fs::statvfs(self.0.folder.path()).map_err(|e| read_failed(io::Error::from(e)))?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
-    }
-
-    /// Why publishers should be blocked, while the disk has less free space than [`Options::free_space_low`].
-    ///
-    /// # Errors
-    /// When the system does not say.
-    pub fn space_low(&self) -> Result<Option<String>, StoreError> {
-        let (free, low) = (self.free_space()?, self.0.options.free_space_low);
-        Ok((free < low).then(|| {
-            format!(
-                "the disk of the data folder has {} MiB free, less than {} MiB",
-                free >> 20,
-                low >> 20
-            )
-        }))
     }
 
     /// What the store counts about itself: names in snake case, with the unit where it is not a number of things.
@@ -266,6 +267,14 @@ impl Store {
         writer.failed.is_none() && !writer.gone.is_empty()
     }
 
+    /// Writes a batch, so that an established store always has one, and marks the store as in use.
+    fn begin(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        self.write(writer, &[])?;
+        self.sync_journal(writer)?;
+        let marked = writer.marked();
+        writer.mark.write_synced(marked).map_err(write_failed)
+    }
+
     fn write(&self, writer: &mut Writer, commits: &[&[Record]]) -> Result<(), StoreError> {
         for record in commits.iter().copied().flatten() {
             self.stage(writer, record)?;
@@ -291,7 +300,7 @@ impl Store {
         Ok(())
     }
 
-    fn sync_journal(&self) -> Result<(), StoreError> {
+    fn sync_journal(&self, writer: &mut Writer) -> Result<(), StoreError> {
         let began = Instant::now();
         self.0.options.faults.visit(Site::Sync).map_err(sync_failed)?;
         self.0
@@ -299,231 +308,13 @@ impl Store {
             .persist(PersistMode::SyncData)
             .map_err(sync_failed)?;
         self.0.figures.synced(began.elapsed());
-        Ok(())
+        writer.progress.synced = writer.progress.sequence;
+        self.0.options.faults.visit(Site::Mark).map_err(write_failed)?;
+        let marked = writer.marked();
+        writer.mark.write(marked).map_err(write_failed)
     }
 
-    fn stage(&self, writer: &mut Writer, record: &Record) -> Result<(), StoreError> {
-        let staged = &mut writer.staged;
-        match record {
-            Record::Append { chunk, references } => self.stage_chunk(writer, chunk, *references),
-            Record::Release { lane, base, count } => {
-                return self.stage_release(writer, (*lane, *base), *count);
-            }
-            Record::Index { queue, entry } => {
-                let value = values::postcard(entry, &mut staged.buffer).map_err(not_encoded)?;
-                staged.put(Table::Index, keys::in_queue(*queue, entry.last().0), value);
-            }
-            Record::IndexRemove { queue, last } => {
-                staged.remove(Table::Index, keys::in_queue(*queue, last.0))
-            }
-            Record::QueueState { queue, state } => {
-                staged.put(
-                    Table::State,
-                    keys::queue_state(*queue),
-                    values::queue_state(state),
-                );
-            }
-            Record::AckBlock {
-                queue,
-                block,
-                settled,
-            } => {
-                let key = keys::in_queue(*queue, *block);
-                match settled {
-                    Some(settled) => {
-                        let value = values::bitmap(settled, &mut staged.buffer).map_err(write_failed)?;
-                        staged.put(Table::Ack, key, value);
-                    }
-                    None => staged.remove(Table::Ack, key),
-                }
-            }
-            Record::Attempts {
-                queue,
-                position,
-                count,
-            } => {
-                let key = keys::attempts(*queue, *position);
-                match count {
-                    Some(count) => staged.put(Table::State, key, values::number(*count)),
-                    None => staged.remove(Table::State, key),
-                }
-            }
-            Record::Identity { identity, state } => {
-                let key = keys::identity(*identity);
-                match state {
-                    Some(state) => {
-                        let value = values::postcard(state, &mut staged.buffer).map_err(not_encoded)?;
-                        staged.put(Table::State, key, value);
-                    }
-                    None => staged.remove(Table::State, key),
-                }
-            }
-            Record::Define { key, definition } => {
-                let key = keys::definition(key).map_err(not_encoded)?;
-                match definition {
-                    Some(definition) => {
-                        let value = values::postcard(definition, &mut staged.buffer).map_err(not_encoded)?;
-                        staged.put(Table::Meta, key, value);
-                    }
-                    None => staged.remove(Table::Meta, key),
-                }
-            }
-            Record::Module { digest, bytes } => match bytes {
-                Some(bytes) => staged.put(Table::Meta, keys::module(digest), values::module(bytes)),
-                None => staged.remove(Table::Meta, keys::module(digest)),
-            },
-            Record::QueueGone { queue } => {
-                staged.remove(Table::State, keys::queue_state(*queue));
-                staged.put(Table::State, keys::gone(*queue), values::number(0));
-                writer.gone.push_back(*queue);
-            }
-        }
-        Ok(())
-    }
-
-    fn stage_chunk(&self, writer: &mut Writer, chunk: &Chunk, references: u32) {
-        let mut parts = 0;
-        for value in values::chunk(chunk, references) {
-            writer
-                .staged
-                .put(Table::Log, keys::chunk(chunk.lane, chunk.base, parts), value);
-            parts += 1;
-        }
-        let known = Known {
-            count: LiveCount {
-                left: references,
-                parts,
-            },
-            stored: false,
-            released: false,
-        };
-        writer.staged.touched.insert((chunk.lane, chunk.base), known);
-        if let Some(next) = writer.progress.next_offsets.get_mut(chunk.lane as usize) {
-            *next = (*next).max(Offset(chunk.base.0 + u64::from(chunk.count())));
-        }
-        self.0.figures.chunks_appended.fetch_add(1, Ordering::Relaxed);
-        self.0
-            .figures
-            .user_bytes
-            .fetch_add(chunk.bytes().len() as u64, Ordering::Relaxed);
-    }
-
-    fn stage_release(&self, writer: &mut Writer, chunk: ChunkId, count: u32) -> Result<(), StoreError> {
-        let Some(mut known) = self.known(&writer.staged, chunk)? else {
-            // Nothing is lost by it, but it should not happen.
-            tracing::error!(lane = ?chunk.0, base = chunk.1.0, count, "released a chunk that is not in the store");
-            return Ok(());
-        };
-        known.count.left = known.count.left.saturating_sub(count);
-        known.released = true;
-        writer.staged.touched.insert(chunk, known);
-        Ok(())
-    }
-
-    /// A chunk's count: as this group left it, as remembered, or as it is on disk.
-    fn known(&self, staged: &Staged, chunk: ChunkId) -> Result<Option<Known>, StoreError> {
-        if let Some(known) = staged.touched.get(&chunk) {
-            return Ok(Some(*known));
-        }
-        if let Some(known) = self.live().get(chunk) {
-            return Ok(Some(known));
-        }
-        let (lane, base) = chunk;
-        let key = keys::live(lane, base);
-        if let Some(value) = self.keyspace(Table::State).get(&key).map_err(read_failed)? {
-            let count =
-                LiveCount::decode(&value).ok_or(StoreError::Damaged(value_damage(Table::State, &key)))?;
-            return Ok(Some(Known {
-                count,
-                stored: true,
-                released: false,
-            }));
-        }
-        let Some(first) = self
-            .keyspace(Table::Log)
-            .get(keys::chunk(lane, base, 0))
-            .map_err(read_failed)?
-        else {
-            return Ok(None);
-        };
-        let damage = Damage::Chunk {
-            lane,
-            base,
-            what: "header",
-        };
-        let header = Header::decode(&first).ok_or(StoreError::Damaged(damage))?;
-        let count = LiveCount {
-            left: header.references,
-            parts: header.parts(),
-        };
-        Ok(Some(Known {
-            count,
-            stored: false,
-            released: false,
-        }))
-    }
-
-    /// Writes the counts of chunks that were partly released, and removes chunks that nobody names any more.
-    fn stage_counts(&self, writer: &mut Writer) {
-        let mut touched = std::mem::take(&mut writer.staged.touched);
-        for (&(lane, base), known) in touched.iter_mut().filter(|(_, known)| known.released) {
-            known.released = false;
-            if known.count.left > 0 {
-                known.stored = true;
-                writer
-                    .staged
-                    .put(Table::State, keys::live(lane, base), known.count.encode());
-                continue;
-            }
-            for part in 0..known.count.parts {
-                writer.staged.remove(Table::Log, keys::chunk(lane, base, part));
-            }
-            if known.stored {
-                writer.staged.remove(Table::State, keys::live(lane, base));
-            }
-            self.0.figures.chunks_removed.fetch_add(1, Ordering::Relaxed);
-        }
-        writer.staged.touched = touched;
-    }
-
-    /// Removes some of what deleted queues left.
-    fn stage_leftovers(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        let mut room = GONE_KEYS_PER_GROUP;
-        while let Some(&queue) = writer.gone.front() {
-            let ranges = [
-                (
-                    Table::Index,
-                    keys::in_queue(queue, 0),
-                    keys::in_queue(queue, u64::MAX),
-                ),
-                (
-                    Table::Ack,
-                    keys::in_queue(queue, 0),
-                    keys::in_queue(queue, u64::MAX),
-                ),
-                (
-                    Table::State,
-                    keys::attempts(queue, Position(0)),
-                    keys::attempts(queue, Position(u64::MAX)),
-                ),
-            ];
-            for (table, first, last) in ranges {
-                writer.staged.remove_range(table, &first, &last);
-                for guard in self.keyspace(table).range(first..=last).take(room) {
-                    writer.staged.remove(table, guard.key().map_err(read_failed)?);
-                    room -= 1;
-                }
-            }
-            if room == 0 {
-                return Ok(());
-            }
-            writer.staged.remove(Table::State, keys::gone(queue));
-            writer.gone.pop_front();
-        }
-        Ok(())
-    }
-
-    fn keyspace(&self, table: Table) -> &Keyspace {
+    pub(crate) fn keyspace(&self, table: Table) -> &Keyspace {
         &self.0.keyspaces[table as usize]
     }
 
@@ -531,22 +322,48 @@ impl Store {
         self.0.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn live(&self) -> MutexGuard<'_, Live> {
+    pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Chunks come and go in the order of their keys and are mostly read whole, so that neither compression nor
-/// separating values from keys gains anything; memtables bound the journal, and so the time to open after a crash.
-fn keyspace_options(table: Table, options: &Options) -> KeyspaceCreateOptions {
-    let memtable = if table == Table::Log {
-        options.log_memtable_bytes
-    } else {
-        options.memtable_bytes
-    };
-    KeyspaceCreateOptions::default()
-        .max_memtable_size(memtable)
-        .data_block_compression_policy(fjall::config::CompressionPolicy::disabled())
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if writer.failed.is_some() {
+            return;
+        }
+        match self.database.persist(PersistMode::SyncAll) {
+            Ok(()) => writer.closing = Some(self.folder.fjall()),
+            Err(error) => tracing::error!(%error, "the last sync before closing failed"),
+        }
+    }
+}
+
+impl Writer {
+    fn marked(&self) -> Marked {
+        Marked {
+            sequence: self.progress.synced,
+            journals: None,
+        }
+    }
+}
+
+/// Drops after fjall, so that the journals it notes are those that stay.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let Some(fjall) = &self.closing else { return };
+        let noted = journal::list(fjall).and_then(|numbers| {
+            let marked = Marked {
+                sequence: self.progress.sequence,
+                journals: numbers.first().copied().zip(numbers.last().copied()),
+            };
+            self.mark.write_synced(marked)
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%error, "the mark of a clean stop could not be written");
+        }
+    }
 }
 
 pub(crate) fn index_entry(key: &[u8], value: &[u8]) -> Result<IndexEntry, Damage> {
@@ -562,7 +379,7 @@ pub(crate) fn value_damage(table: Table, key: &[u8]) -> Damage {
     }
 }
 
-fn write_failed(error: impl Into<fjall::Error>) -> StoreError {
+pub(crate) fn write_failed(error: impl Into<fjall::Error>) -> StoreError {
     match error.into() {
         fjall::Error::Io(e) if e.kind() == io::ErrorKind::StorageFull => StoreError::DiskFull,
         fjall::Error::Io(e) => StoreError::Write(e.to_string()),
@@ -577,13 +394,13 @@ fn sync_failed(error: impl Into<fjall::Error>) -> StoreError {
     }
 }
 
-fn read_failed(error: impl Into<fjall::Error>) -> StoreError {
+pub(crate) fn read_failed(error: impl Into<fjall::Error>) -> StoreError {
     match error.into() {
         fjall::Error::Io(e) => StoreError::Read(e.to_string()),
         other => StoreError::Read(other.to_string()),
     }
 }
 
-fn not_encoded(error: postcard::Error) -> StoreError {
+pub(crate) fn not_encoded(error: postcard::Error) -> StoreError {
     StoreError::Write(format!("a record could not be encoded: {error}"))
 }

@@ -156,19 +156,27 @@ pub(crate) fn read_chunk<E: From<Damage>>(
 pub(crate) struct Progress {
     /// Rises by one with each batch, without a gap.
     pub(crate) sequence: u64,
+    /// The last batch that was synced when this one was written.
+    pub(crate) synced: u64,
     /// The next free offset of each durable lane.
     pub(crate) next_offsets: [Offset; 2],
 }
 
 impl Progress {
     pub(crate) fn encode(&self) -> UserValue {
-        fixed(&[self.sequence, self.next_offsets[0].0, self.next_offsets[1].0])
+        fixed(&[
+            self.sequence,
+            self.synced,
+            self.next_offsets[0].0,
+            self.next_offsets[1].0,
+        ])
     }
 
     pub(crate) fn decode(value: &[u8]) -> Option<Progress> {
-        let [sequence, queues, streams] = decode_fixed(value)?;
+        let [sequence, synced, queues, streams] = decode_fixed(value)?;
         Some(Progress {
             sequence,
+            synced,
             next_offsets: [Offset(queues), Offset(streams)],
         })
     }
@@ -273,7 +281,7 @@ pub(crate) fn read_module(value: UserValue) -> Option<Bytes> {
 }
 
 fn fixed(numbers: &[u64]) -> UserValue {
-    let mut bytes = [VERSION; 1 + 3 * 8];
+    let mut bytes = [VERSION; 1 + 4 * 8];
     for (to, number) in bytes[1..].chunks_exact_mut(8).zip(numbers) {
         to.copy_from_slice(&number.to_be_bytes());
     }

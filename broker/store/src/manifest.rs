@@ -1,0 +1,57 @@
+//! A look at fjall's files before fjall opens them, because it takes a tree whose manifest is gone for a new one, and
+//! removes files that no manifest names.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::error::{Damage, Trouble};
+use crate::staged::Table;
+
+/// Checks that every tree of an established store has its manifest, and that the manifest is what was written.
+///
+/// lsm-tree 3.1 (`src/version/persist.rs`) keeps in `current` the number of the manifest (u64), its XXH3-128 and the
+/// kind of checksum (0), little-endian; the manifest is the file `v` with that number.
+pub(crate) fn check(fjall: &Path) -> Result<(), Trouble> {
+    let read = |path: &Path| read(fjall, path);
+    read(&fjall.join("version"))?;
+    // fjall's own tree and ours, in the order they were made.
+    for tree in 0..=Table::ALL.len() {
+        let folder = fjall.join("keyspaces").join(tree.to_string());
+        let current = read(&folder.join("current"))?;
+        let damaged = |path: &Path| {
+            Trouble::Damage(Damage::File {
+                name: name(fjall, path),
+            })
+        };
+        let number = current.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let checksum = current
+            .get(8..24)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u128::from_le_bytes);
+        let (Some(number), Some(checksum), Some(0), 25) = (number, checksum, current.last(), current.len())
+        else {
+            return Err(damaged(&folder.join("current")));
+        };
+        let path = folder.join(format!("v{number}"));
+        if xxh3_128(&read(&path)?) != checksum {
+            return Err(damaged(&path));
+        }
+    }
+    Ok(())
+}
+
+fn read(fjall: &Path, path: &Path) -> Result<Vec<u8>, Trouble> {
+    fs::read(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => Trouble::Damage(Damage::FileMissing {
+            name: name(fjall, path),
+        }),
+        _ => Trouble::Io(e),
+    })
+}
+
+fn name(fjall: &Path, path: &Path) -> String {
+    path.strip_prefix(fjall).unwrap_or(path).display().to_string()
+}

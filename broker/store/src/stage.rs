@@ -1,0 +1,239 @@
+//! What each record changes.
+
+use std::sync::atomic::Ordering;
+
+use pointsman_core::{Chunk, Offset, Position, Record};
+
+use crate::error::{Damage, StoreError};
+use crate::keys;
+use crate::live::{ChunkId, Known};
+use crate::staged::{Staged, Table};
+use crate::store::{Store, Writer, not_encoded, read_failed, value_damage, write_failed};
+use crate::values::{self, Header, LiveCount};
+
+/// Most keys of deleted queues that one group removes, so that deleting a deep queue holds nobody up.
+const GONE_KEYS_PER_GROUP: usize = 4_096;
+
+impl Store {
+    /// Adds what a record changes to the group.
+    pub(crate) fn stage(&self, writer: &mut Writer, record: &Record) -> Result<(), StoreError> {
+        let staged = &mut writer.staged;
+        match record {
+            Record::Append { chunk, references } => self.stage_chunk(writer, chunk, *references),
+            Record::Release { lane, base, count } => {
+                return self.stage_release(writer, (*lane, *base), *count);
+            }
+            Record::Index { queue, entry } => {
+                let value = values::postcard(entry, &mut staged.buffer).map_err(not_encoded)?;
+                staged.put(Table::Index, keys::in_queue(*queue, entry.last().0), value);
+            }
+            Record::IndexRemove { queue, last } => {
+                staged.remove(Table::Index, keys::in_queue(*queue, last.0))
+            }
+            Record::QueueState { queue, state } => {
+                staged.put(
+                    Table::State,
+                    keys::queue_state(*queue),
+                    values::queue_state(state),
+                );
+            }
+            Record::AckBlock {
+                queue,
+                block,
+                settled,
+            } => {
+                let key = keys::in_queue(*queue, *block);
+                match settled {
+                    Some(settled) => {
+                        let value = values::bitmap(settled, &mut staged.buffer).map_err(write_failed)?;
+                        staged.put(Table::Ack, key, value);
+                    }
+                    None => staged.remove(Table::Ack, key),
+                }
+            }
+            Record::Attempts {
+                queue,
+                position,
+                count,
+            } => {
+                let key = keys::attempts(*queue, *position);
+                match count {
+                    Some(count) => staged.put(Table::State, key, values::number(*count)),
+                    None => staged.remove(Table::State, key),
+                }
+            }
+            Record::Identity { identity, state } => {
+                let key = keys::identity(*identity);
+                match state {
+                    Some(state) => {
+                        let value = values::postcard(state, &mut staged.buffer).map_err(not_encoded)?;
+                        staged.put(Table::State, key, value);
+                    }
+                    None => staged.remove(Table::State, key),
+                }
+            }
+            Record::Define { key, definition } => {
+                let key = keys::definition(key).map_err(not_encoded)?;
+                match definition {
+                    Some(definition) => {
+                        let value = values::postcard(definition, &mut staged.buffer).map_err(not_encoded)?;
+                        staged.put(Table::Meta, key, value);
+                    }
+                    None => staged.remove(Table::Meta, key),
+                }
+            }
+            Record::Module { digest, bytes } => match bytes {
+                Some(bytes) => staged.put(Table::Meta, keys::module(digest), values::module(bytes)),
+                None => staged.remove(Table::Meta, keys::module(digest)),
+            },
+            Record::QueueGone { queue } => {
+                staged.remove(Table::State, keys::queue_state(*queue));
+                staged.put(Table::State, keys::gone(*queue), values::number(0));
+                writer.gone.push_back(*queue);
+            }
+        }
+        Ok(())
+    }
+
+    fn stage_chunk(&self, writer: &mut Writer, chunk: &Chunk, references: u32) {
+        let mut parts = 0;
+        for value in values::chunk(chunk, references) {
+            writer
+                .staged
+                .put(Table::Log, keys::chunk(chunk.lane, chunk.base, parts), value);
+            parts += 1;
+        }
+        let known = Known {
+            count: LiveCount {
+                left: references,
+                parts,
+            },
+            stored: false,
+            released: false,
+        };
+        writer.staged.touched.insert((chunk.lane, chunk.base), known);
+        if let Some(next) = writer.progress.next_offsets.get_mut(chunk.lane as usize) {
+            *next = (*next).max(Offset(chunk.base.0 + u64::from(chunk.count())));
+        }
+        self.0.figures.chunks_appended.fetch_add(1, Ordering::Relaxed);
+        self.0
+            .figures
+            .user_bytes
+            .fetch_add(chunk.bytes().len() as u64, Ordering::Relaxed);
+    }
+
+    fn stage_release(&self, writer: &mut Writer, chunk: ChunkId, count: u32) -> Result<(), StoreError> {
+        let Some(mut known) = self.known(&writer.staged, chunk)? else {
+            // Nothing is lost by it, but it should not happen.
+            tracing::error!(lane = ?chunk.0, base = chunk.1.0, count, "released a chunk that is not in the store");
+            return Ok(());
+        };
+        known.count.left = known.count.left.saturating_sub(count);
+        known.released = true;
+        writer.staged.touched.insert(chunk, known);
+        Ok(())
+    }
+
+    /// A chunk's count: as this group left it, as remembered, or as it is on disk.
+    fn known(&self, staged: &Staged, chunk: ChunkId) -> Result<Option<Known>, StoreError> {
+        if let Some(known) = staged.touched.get(&chunk) {
+            return Ok(Some(*known));
+        }
+        if let Some(known) = self.live().get(chunk) {
+            return Ok(Some(known));
+        }
+        let (lane, base) = chunk;
+        let key = keys::live(lane, base);
+        if let Some(value) = self.keyspace(Table::State).get(&key).map_err(read_failed)? {
+            let count =
+                LiveCount::decode(&value).ok_or(StoreError::Damaged(value_damage(Table::State, &key)))?;
+            return Ok(Some(Known {
+                count,
+                stored: true,
+                released: false,
+            }));
+        }
+        let Some(first) = self
+            .keyspace(Table::Log)
+            .get(keys::chunk(lane, base, 0))
+            .map_err(read_failed)?
+        else {
+            return Ok(None);
+        };
+        let damage = Damage::Chunk {
+            lane,
+            base,
+            what: "header",
+        };
+        let header = Header::decode(&first).ok_or(StoreError::Damaged(damage))?;
+        let count = LiveCount {
+            left: header.references,
+            parts: header.parts(),
+        };
+        Ok(Some(Known {
+            count,
+            stored: false,
+            released: false,
+        }))
+    }
+
+    /// Writes the counts of chunks that were partly released, and removes chunks that nobody names any more.
+    pub(crate) fn stage_counts(&self, writer: &mut Writer) {
+        let mut touched = std::mem::take(&mut writer.staged.touched);
+        for (&(lane, base), known) in touched.iter_mut().filter(|(_, known)| known.released) {
+            known.released = false;
+            if known.count.left > 0 {
+                known.stored = true;
+                writer
+                    .staged
+                    .put(Table::State, keys::live(lane, base), known.count.encode());
+                continue;
+            }
+            for part in 0..known.count.parts {
+                writer.staged.remove(Table::Log, keys::chunk(lane, base, part));
+            }
+            if known.stored {
+                writer.staged.remove(Table::State, keys::live(lane, base));
+            }
+            self.0.figures.chunks_removed.fetch_add(1, Ordering::Relaxed);
+        }
+        writer.staged.touched = touched;
+    }
+
+    /// Removes some of what deleted queues left.
+    pub(crate) fn stage_leftovers(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        let mut room = GONE_KEYS_PER_GROUP;
+        while let Some(&queue) = writer.gone.front() {
+            let ranges = [
+                (
+                    Table::Index,
+                    keys::in_queue(queue, 0),
+                    keys::in_queue(queue, u64::MAX),
+                ),
+                (
+                    Table::Ack,
+                    keys::in_queue(queue, 0),
+                    keys::in_queue(queue, u64::MAX),
+                ),
+                (
+                    Table::State,
+                    keys::attempts(queue, Position(0)),
+                    keys::attempts(queue, Position(u64::MAX)),
+                ),
+            ];
+            for (table, first, last) in ranges {
+                writer.staged.remove_range(table, &first, &last);
+                for guard in self.keyspace(table).range(first..=last).take(room) {
+                    writer.staged.remove(table, guard.key().map_err(read_failed)?);
+                    room -= 1;
+                }
+            }
+            if room == 0 {
+                return Ok(());
+            }
+            writer.staged.remove(Table::State, keys::gone(queue));
+            writer.gone.pop_front();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,187 @@
+//! The commit thread: order, groups, back-pressure and failures.
+
+use std::io::ErrorKind;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use pointsman_core::{ChunkBuilder, ExchangeId, Lane, Offset, Record};
+use pointsman_store::{Committer, Done, Fsync, Options, ReadDone, Reader, Site, Store, StoreError};
+
+fn append(base: u64, len: usize) -> Vec<Record> {
+    let mut builder = ChunkBuilder::new(Lane::Queues, Offset(base), 1_000);
+    builder.push(ExchangeId(1), None, b"", &vec![7; len]);
+    let chunk = Arc::new(builder.finish());
+    vec![Record::Append { chunk, references: 1 }]
+}
+
+fn open(options: Options) -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    (dir, store)
+}
+
+fn start(store: &Store) -> (Committer, Receiver<Done>) {
+    let (tell, told) = channel();
+    // A test that ended listens no more.
+    let committer = Committer::start(store.clone(), move |done| drop(tell.send(done)));
+    (committer, told)
+}
+
+fn figure(store: &Store, name: &str) -> u64 {
+    store.figures().into_iter().find(|(n, _)| n == name).unwrap().1
+}
+
+#[test]
+fn commits_become_durable_in_order_and_all_of_them() {
+    let (dir, store) = open(Options::default());
+    let (committer, told) = start(&store);
+    for number in 1..=500 {
+        committer.submit(number, append(number, 100), true);
+    }
+    committer.stop();
+    let through: Vec<u64> = told
+        .iter()
+        .map(|done| match done {
+            Done::Durable { through } => through,
+            Done::Failed { error } => panic!("{error}"),
+        })
+        .collect();
+    assert!(through.is_sorted() && through.last() == Some(&500));
+    drop(store);
+    let (store, restored) = Store::open(dir.path(), Options::default()).unwrap();
+    assert_eq!(restored.next_offsets[0], Offset(501));
+    assert!((1..=500).all(|base| store.read_chunk(Lane::Queues, Offset(base)).is_ok()));
+}
+
+#[test]
+fn what_queues_up_during_a_write_is_one_group() {
+    let (_dir, store) = open(Options::default());
+    let before = figure(&store, "commit_groups");
+    let barrier = Arc::new(Barrier::new(2));
+    let (tell, told) = channel();
+    let committer = Committer::start(store.clone(), {
+        let barrier = barrier.clone();
+        let mut first = true;
+        move |done| {
+            tell.send(done).unwrap();
+            if std::mem::take(&mut first) {
+                barrier.wait();
+                barrier.wait();
+            }
+        }
+    });
+    committer.submit(1, append(1, 10), true);
+    barrier.wait();
+    for number in 2..=100 {
+        committer.submit(number, append(number, 10), true);
+    }
+    barrier.wait();
+    committer.stop();
+    let through: Vec<_> = told
+        .iter()
+        .map(|done| matches!(done, Done::Durable { through: 1 | 100 }))
+        .collect();
+    assert_eq!(through, [true, true]);
+    assert_eq!(figure(&store, "commit_groups") - before, 2);
+}
+
+#[test]
+fn a_group_is_synced_only_when_a_commit_asks_for_it() {
+    let (_dir, store) = open(Options::default());
+    let before = figure(&store, "syncs");
+    let (committer, told) = start(&store);
+    committer.submit(1, append(1, 10), false);
+    assert!(matches!(told.recv().unwrap(), Done::Durable { through: 1 }));
+    assert_eq!(figure(&store, "syncs"), before);
+    committer.submit(2, append(2, 10), true);
+    assert!(matches!(told.recv().unwrap(), Done::Durable { through: 2 }));
+    assert_eq!(figure(&store, "syncs"), before + 1);
+}
+
+#[test]
+fn an_interval_syncs_by_itself_and_nothing_waits_for_it() {
+    let (_dir, store) = open(Options {
+        fsync: Fsync::Interval(Duration::from_millis(1)),
+        ..Options::default()
+    });
+    // The sync is told of by the fault it runs into.
+    store.faults().fail(Site::Sync, 0, ErrorKind::Other);
+    let (committer, told) = start(&store);
+    committer.submit(1, append(1, 10), true);
+    assert!(matches!(told.recv().unwrap(), Done::Durable { through: 1 }));
+    assert!(matches!(
+        told.recv().unwrap(),
+        Done::Failed {
+            error: StoreError::Sync(_)
+        }
+    ));
+}
+
+#[test]
+fn nothing_is_durable_after_a_failure_at_any_site() {
+    for (site, kind) in [
+        (Site::Write, ErrorKind::Other),
+        (Site::Write, ErrorKind::StorageFull),
+        (Site::Sync, ErrorKind::Other),
+        (Site::Sync, ErrorKind::StorageFull),
+        (Site::Mark, ErrorKind::Other),
+    ] {
+        let (dir, store) = open(Options::default());
+        let (committer, told) = start(&store);
+        committer.submit(1, append(1, 10), true);
+        assert!(matches!(told.recv().unwrap(), Done::Durable { through: 1 }));
+        store.faults().fail(site, 0, kind);
+        for number in 2..5_000 {
+            // Far more than may wait: submitting to a store that failed blocks nobody.
+            committer.submit(number, append(number, 10), true);
+        }
+        committer.stop();
+        let after: Vec<Done> = told.iter().collect();
+        let [Done::Failed { error }] = after.as_slice() else {
+            panic!("{site:?}: {after:?}");
+        };
+        assert_eq!(
+            matches!(error, StoreError::DiskFull),
+            kind == ErrorKind::StorageFull,
+            "{site:?}: {error}"
+        );
+        assert!(matches!(store.apply(&[], true), Err(StoreError::Stopped(_))));
+        drop(store);
+        let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
+        store.read_chunk(Lane::Queues, Offset(1)).unwrap();
+    }
+}
+
+#[test]
+fn reads_go_on_after_writing_failed() {
+    let (_dir, store) = open(Options::default());
+    store.apply(&[&append(1, 10)], true).unwrap();
+    store.faults().fail(Site::Write, 0, ErrorKind::StorageFull);
+    assert!(matches!(
+        store.apply(&[&append(2, 10)], true),
+        Err(StoreError::DiskFull)
+    ));
+    store.read_chunk(Lane::Queues, Offset(1)).unwrap();
+}
+
+#[test]
+fn a_reader_answers_in_order_and_passes_errors_on() {
+    let (_dir, store) = open(Options::default());
+    store.apply(&[&append(1, 10)], true).unwrap();
+    let (tell, told) = channel();
+    let reader = Reader::start(store.clone(), move |done| tell.send(done).unwrap());
+    store.faults().fail(Site::Read, 1, ErrorKind::Other);
+    for _ in 0..3 {
+        reader.read_chunk(Lane::Queues, Offset(1));
+    }
+    reader.stop();
+    let results: Vec<bool> = told
+        .iter()
+        .map(|done| match done {
+            ReadDone::Chunk { result, .. } => result.is_ok(),
+            ReadDone::Index { .. } => panic!("nobody asked for an index"),
+        })
+        .collect();
+    assert_eq!(results, [true, false, true]);
+}

@@ -200,8 +200,8 @@ impl Broker {
                     self.list(queue);
                 }
             }
-            Input::ChunkRead { chunk, .. } => {
-                for queue in self.log.chunk_read(chunk) {
+            Input::ChunkRead { base, chunk, .. } => {
+                for queue in self.log.chunk_read(base, chunk) {
                     self.list(queue);
                 }
             }

@@ -130,8 +130,10 @@ pub enum Input {
         lane: Lane,
         /// The chunk's base.
         base: Offset,
-        /// The chunk.
-        chunk: Arc<Chunk>,
+        /// The chunk, or `None` when the store has it no more. That is in order when all of its messages were settled
+        /// (a purge) between the question and the answer; otherwise the core passes over what is missing and counts
+        /// it in [`crate::Totals::missing`].
+        chunk: Option<Arc<Chunk>>,
     },
     /// The store is low on space or has room again.
     SetBlocked(Option<String>),

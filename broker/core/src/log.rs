@@ -28,6 +28,8 @@ pub(crate) struct Log {
     memory_bytes_max: usize,
     released: BTreeMap<Offset, u32>,
     reading: BTreeMap<Offset, BTreeSet<QueueId>>,
+    /// Chunks that were asked for in vain, until the end of the turn.
+    missing: BTreeSet<Offset>,
 }
 
 /// A chunk of the memory lane and how many places in queues name its messages.
@@ -49,6 +51,7 @@ impl Log {
             memory_bytes_max: memory_bytes,
             released: BTreeMap::new(),
             reading: BTreeMap::new(),
+            missing: BTreeSet::new(),
         }
     }
 
@@ -133,13 +136,23 @@ impl Log {
         waiters.extend(waiter);
     }
 
-    /// Takes in a chunk that was asked for and returns the queues that wait for it.
-    pub(crate) fn chunk_read(&mut self, chunk: Arc<Chunk>) -> BTreeSet<QueueId> {
-        let Some(waiters) = self.reading.remove(&chunk.base) else {
+    /// Takes in a chunk that was asked for, or that it is gone, and returns the queues that wait for it.
+    pub(crate) fn chunk_read(&mut self, base: Offset, chunk: Option<Arc<Chunk>>) -> BTreeSet<QueueId> {
+        let Some(waiters) = self.reading.remove(&base) else {
             return BTreeSet::new();
         };
-        self.cache.insert(chunk, None);
+        match chunk {
+            Some(chunk) => self.cache.insert(chunk, None),
+            None => {
+                self.missing.insert(base);
+            }
+        }
         waiters
+    }
+
+    /// Whether the store said in this turn that it has no such chunk.
+    pub(crate) fn is_missing(&self, base: Offset) -> bool {
+        self.missing.contains(&base)
     }
 
     /// `count` places in queues that named messages of a chunk are settled.
@@ -172,6 +185,7 @@ impl Log {
             });
         }
         self.cache.trim();
+        self.missing.clear();
     }
 }
 

@@ -122,19 +122,19 @@ impl Queue {
         let mut served = 0;
         while served < share && turn.consumers.get(&id).is_some_and(Consumer::wants_more) {
             let ready = self.ready(turn.commit)?;
-            let Some(chunk) = turn.log.chunk(ready.run.lane, ready.run.chunk).map(Arc::clone) else {
+            let base = ready.run.chunk;
+            let chunk = turn.log.chunk(ready.run.lane, base).map(Arc::clone);
+            if chunk.is_none() && !turn.log.is_missing(base) {
                 self.read_chunks(&ready, turn);
                 return None;
-            };
-            let held = chunk
-                .count()
-                .saturating_sub(ready.run.record)
-                .min(ready.run.count);
-            if held == 0 {
+            }
+            let records = chunk.as_ref().map_or(0, |chunk| chunk.count());
+            let held = records.saturating_sub(ready.run.record).min(ready.run.count);
+            let Some(chunk) = chunk.filter(|_| held > 0) else {
                 self.counters.missing += u64::from(ready.run.count);
                 self.remove(&ready, ready.run.count, turn);
                 continue;
-            }
+            };
             let consumer = turn.consumers.get_mut(&id)?;
             let most = held.min(share - served);
             served += self.hand_to(consumer, &ready, chunk, most, turn.log, turn.commit);

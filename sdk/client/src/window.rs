@@ -247,3 +247,130 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Confirmation;
+    use pointsman_protocol::frame::Frame;
+    use pointsman_protocol::publish::Outcome;
+
+    fn push(window: &mut Window, body: impl Into<Bytes>) -> Confirmation {
+        let (waiter, confirmation) = Waiter::one();
+        window.push(&Message::new(body), 1, waiter).unwrap();
+        confirmation
+    }
+
+    fn routed(count: u32) -> Confirm {
+        let outcome = Outcome::Routed { queues: 1 };
+        Confirm { count, outcome }
+    }
+
+    /// What `next_unwritten` hands out until there is no more.
+    fn written(window: &mut Window) -> Vec<[Bytes; 2]> {
+        std::iter::from_fn(|| window.next_unwritten()).collect()
+    }
+
+    fn numbers(segments: &[[Bytes; 2]]) -> Vec<u64> {
+        let mut bytes = BytesMut::from(&*segments.concat().concat());
+        std::iter::from_fn(|| Frame::take(&mut bytes, limits::FRAME_BODY_MAX).unwrap())
+            .map(|frame| frame.header.id)
+            .collect()
+    }
+
+    #[test]
+    fn small_messages_share_a_segment_and_a_large_body_is_not_copied() {
+        let mut window = Window::new();
+        let large = Bytes::from(vec![7; LARGE_BODY]);
+        let _small: Vec<_> = (0..3).map(|_| push(&mut window, "body")).collect();
+        let _large = push(&mut window, large.clone());
+        let _after = push(&mut window, "body");
+        let segments = written(&mut window);
+        assert_eq!(segments.len(), 2);
+        assert_eq!(segments[0][1].as_ptr(), large.as_ptr());
+        assert_eq!(numbers(&segments), [1, 2, 3, 4, 5]);
+        assert!(window.next_unwritten().is_none());
+    }
+
+    #[test]
+    fn segments_stay_near_their_size() {
+        let mut window = Window::new();
+        let _all: Vec<_> = (0..1000).map(|_| push(&mut window, vec![0; 1000])).collect();
+        for [frames, large_body] in written(&mut window) {
+            assert!(frames.len() < SEGMENT + 1100 && large_body.is_empty());
+        }
+    }
+
+    #[test]
+    fn room_is_made_from_the_oldest_on_and_frames_are_let_go_with_it() {
+        let mut window = Window::new();
+        let _all: Vec<_> = (0..4).map(|_| push(&mut window, "body")).collect();
+        written(&mut window);
+        assert_eq!(window.confirm(2, &routed(2)).unwrap(), Room::default());
+        let room = Room {
+            messages: 3,
+            bytes: 3,
+        };
+        assert_eq!(window.confirm(1, &routed(1)).unwrap(), room);
+        assert_eq!((window.oldest(), window.segments.len()), (4, 1));
+        window.confirm(4, &routed(1)).unwrap();
+        assert!(window.is_empty() && window.segments.is_empty());
+    }
+
+    #[test]
+    fn a_confirm_of_what_was_not_handed_out_is_refused() {
+        let mut window = Window::new();
+        let _one = push(&mut window, "body");
+        assert!(window.confirm(1, &routed(1)).is_err(), "not handed out");
+        written(&mut window);
+        let _two = push(&mut window, "body");
+        for (first, count) in [(0, 1), (1, 0), (1, 2), (2, 1), (u64::MAX, 1), (1, u32::MAX)] {
+            assert!(window.confirm(first, &routed(count)).is_err(), "{first}, {count}");
+        }
+        window.confirm(1, &routed(1)).unwrap();
+        assert_eq!(
+            window.confirm(1, &routed(1)).unwrap(),
+            Room::default(),
+            "a second time does nothing"
+        );
+    }
+
+    #[test]
+    fn after_a_rewind_exactly_the_unconfirmed_are_handed_out_again() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..200 {
+            let mut window = Window::new();
+            let mut unconfirmed = std::collections::BTreeMap::new();
+            for _ in 0..random.usize(1..60) {
+                match random.u8(..4) {
+                    0 | 1 => {
+                        let len = [0, 10, 5_000, LARGE_BODY, 40_000][random.usize(..5)];
+                        let body: Bytes = std::iter::repeat_with(|| random.u8(..)).take(len).collect();
+                        unconfirmed.insert(window.next(), body.clone());
+                        drop(push(&mut window, body));
+                    }
+                    2 => drop(written(&mut window)),
+                    _ => {
+                        let last = window.last_written();
+                        if last > 0 {
+                            let first = random.u64(1..=last);
+                            let count = random.u64(1..=last + 1 - first);
+                            window.confirm(first, &routed(count as u32)).unwrap();
+                            unconfirmed.retain(|number, _| !(first..first + count).contains(number));
+                        }
+                    }
+                }
+                if random.u8(..10) == 0 {
+                    window.rewind();
+                }
+            }
+            window.rewind();
+            let mut bytes = BytesMut::from(&*written(&mut window).concat().concat());
+            let frames = std::iter::from_fn(|| Frame::take(&mut bytes, limits::FRAME_BODY_MAX).unwrap());
+            let again: std::collections::BTreeMap<u64, Bytes> =
+                frames.map(|frame| (frame.header.id, frame.body())).collect();
+            assert!(again == unconfirmed, "seed {seed}");
+        }
+    }
+}

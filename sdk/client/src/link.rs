@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use bytes::{Bytes, BytesMut};
 use pointsman_protocol::admin::{Reply, Request};
-use pointsman_protocol::frame::{self, Frame, Kind};
+use pointsman_protocol::frame::{Frame, Kind};
 use pointsman_protocol::limits;
 use pointsman_protocol::session::{Hello, Notice, Welcome};
 use quinn::{Endpoint, SendStream};
@@ -172,7 +172,7 @@ impl Control {
         }
         let id = state.last_id + 1;
         let mut head = BytesMut::new();
-        frame::put_head(&mut head, Kind::Request, 0, id, request, body.len() as u32)?;
+        wire::put_head(&mut head, Kind::Request, id, request, body.len() as u32)?;
         state.last_id = id;
         state.waiting.insert(id, sender);
         state.unwritten.push(head.freeze());
@@ -213,7 +213,7 @@ impl Control {
     }
 
     fn answer(&self, frame: &Frame) -> Result<(), Error> {
-        let reply = match frame.decode()? {
+        let reply = match Reply::from_frame(frame)? {
             Reply::Error(body) => Err(Error::Refused(body)),
             reply => Ok(reply),
         };

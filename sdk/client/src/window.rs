@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use pointsman_protocol::frame::{self, HEADER_LEN, Header, Kind};
+use pointsman_protocol::frame::{HEADER_LEN, Header, Kind};
 use pointsman_protocol::limits;
 use pointsman_protocol::publish::Confirm;
 
 use crate::confirm::Waiter;
-use crate::{Error, Message};
+use crate::{Error, Message, wire};
 
 /// Frames are written in segments of about so many bytes.
 const SEGMENT: usize = 64 * 1024;
@@ -94,10 +94,9 @@ impl Window {
         if self.open.capacity() == 0 {
             self.open.reserve(SEGMENT);
         }
-        frame::put_head(
+        wire::put_head(
             &mut self.open,
             Kind::Publish,
-            0,
             self.next,
             &message.meta(),
             body.len() as u32,

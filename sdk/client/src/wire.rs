@@ -1,8 +1,8 @@
 //! Frames over a QUIC stream.
 
 use bytes::{Bytes, BytesMut};
-use pointsman_protocol::ErrorBody;
-use pointsman_protocol::frame::{self, Frame, Kind};
+use pointsman_protocol::frame::{self, Frame, FrameError, Kind};
+use pointsman_protocol::{ErrorBody, limits};
 use quinn::{RecvStream, SendStream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -103,13 +103,27 @@ pub(crate) async fn open<T: Serialize>(
 ) -> Result<(SendStream, FrameReader), Error> {
     let (mut send, receive) = connection.open_bi().await?;
     let mut out = BytesMut::new();
-    frame::put_head(&mut out, kind, 0, 0, meta, 0).map_err(|_| Error::TooLarge {
-        what: "an opening frame's metadata in bytes",
-        len: out.len(),
-        max: pointsman_protocol::limits::FRAME_META_MAX as usize,
-    })?;
+    put_head(&mut out, kind, 0, meta, 0)?;
     send.write_chunk(out.freeze()).await?;
     Ok((send, FrameReader::new(receive, body_max)))
+}
+
+/// Appends a frame up to its body, unless what the program gave is longer than metadata may be.
+pub(crate) fn put_head<T: Serialize>(
+    out: &mut BytesMut,
+    kind: Kind,
+    id: u64,
+    meta: &T,
+    body_len: u32,
+) -> Result<(), Error> {
+    frame::put_head(out, kind, 0, id, meta, body_len).map_err(|error| match error {
+        FrameError::MetaTooLong(len) => Error::TooLarge {
+            what: "metadata in bytes",
+            len: len as usize,
+            max: limits::FRAME_META_MAX as usize,
+        },
+        other => other.into(),
+    })
 }
 
 /// Writes chunks one behind the other and empties `chunks`.

@@ -153,12 +153,8 @@ async fn replies_find_their_requests_in_any_order() {
         let (first, request, _) = peer.control.take::<Request>(Kind::Request).await;
         assert_eq!(request, Request::PurgeQueue("a".into()));
         let (second, _, _) = peer.control.take::<Request>(Kind::Request).await;
-        peer.control
-            .put(Kind::Reply, 0, second, &Reply::Purged(2), b"")
-            .await;
-        peer.control
-            .put(Kind::Reply, 0, first, &Reply::Purged(1), b"")
-            .await;
+        peer.control.reply(second, Reply::Purged(2)).await;
+        peer.control.reply(first, Reply::Purged(1)).await;
     };
     let (a, b, ()) = tokio::join!(client.purge_queue("a"), client.purge_queue("b"), answers);
     assert_eq!((a.unwrap(), b.unwrap()), (1, 2));
@@ -178,9 +174,7 @@ async fn a_request_in_flight_fails_when_the_connection_is_lost_and_the_next_one_
     let answer = async {
         let mut peer = fake.accept().await;
         let (id, _, _) = peer.control.take::<Request>(Kind::Request).await;
-        peer.control
-            .put(Kind::Reply, 0, id, &Reply::Names(vec!["/".into()]), b"")
-            .await;
+        peer.control.reply(id, Reply::Names(vec!["/".into()])).await;
         peer
     };
     let (names, _peer) = tokio::join!(client.vhosts(), answer);
@@ -292,11 +286,15 @@ async fn bodies_arrive_whole_whatever_their_size() {
         }
     };
     let send = async {
+        let mut confirmations = Vec::new();
         for body in &bodies {
             let message = Message::new(body.clone()).header("n", body.len() as i64);
-            let _ = publisher.publish(message).await.unwrap();
+            confirmations.push(publisher.publish(message).await.unwrap());
         }
         publisher.flush().await.unwrap();
+        for confirmation in confirmations {
+            assert_eq!(confirmation.await.unwrap(), ROUTED);
+        }
     };
     tokio::join!(receive, send);
     let too_large = publisher.publish(Message::new(vec![0; (1 << 20) + 1])).await;
@@ -597,4 +595,12 @@ async fn a_frame_cut_anywhere_is_put_together_again() {
             reason: "too late".into()
         }
     );
+}
+
+#[tokio::test]
+async fn a_configuration_longer_than_a_frame_holds_is_refused_before_it_is_sent() {
+    let fake = Fake::start();
+    let (client, _peer) = fake.connected().await;
+    let loaded = client.router_load("r", "module", vec![0; 300_000], true).await;
+    assert!(matches!(loaded, Err(Error::TooLarge { .. })), "{loaded:?}");
 }

@@ -8,7 +8,7 @@ use pointsman_protocol::ALPN;
 use pointsman_protocol::frame::{self, Frame, Kind};
 use pointsman_protocol::limits::FRAME_BODY_MAX;
 use pointsman_protocol::session::{Hello, Welcome};
-use pointsman_sdk::{Client, ClientBuilder};
+use pointsman_sdk::{Client, ClientBuilder, Reply};
 use quinn::crypto::rustls::QuicServerConfig;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -134,6 +134,12 @@ impl Stream {
     pub(crate) async fn put(&mut self, kind: Kind, flags: u8, id: u64, meta: &impl Serialize, body: &[u8]) {
         let mut out = BytesMut::new();
         frame::put(&mut out, kind, flags, id, meta, body);
+        self.write(&out).await;
+    }
+
+    pub(crate) async fn reply(&mut self, id: u64, reply: Reply) {
+        let mut out = BytesMut::new();
+        reply.put(&mut out, id);
         self.write(&out).await;
     }
 

@@ -1,0 +1,389 @@
+//! The owner of a shard: hands inputs to the core, commits what it says, and releases effects once they may be seen.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use pointsman_core::{Broker, Commit, ConnectionId, ConsumerId, Effect, Input, PublisherId, Totals};
+use pointsman_protocol::session::Notice;
+use pointsman_router_host::Routes;
+use pointsman_store::{Committer, Reader, StoreError};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::mailbox::{ConsumerEvent, ControlEvent, Delivery, Inbox, Mail, PublisherEvent};
+
+/// Commits that may be on their way to the disk. While one is synced and one waits, mail collects, so the next
+/// commit is larger: the slower the disk, the larger the groups.
+const COMMITS_IN_FLIGHT: u64 = 2;
+
+/// Mails handled in one turn at most, so that effects do not wait for ever.
+const TURN_MAILS: usize = 1_024;
+
+/// The driver of the one shard. Runs on a thread of its own.
+pub(crate) struct Driver {
+    broker: Broker,
+    inbox: Inbox,
+    committer: Committer,
+    reader: Reader,
+    routes: Arc<ArcSwap<Routes>>,
+    connections: HashMap<ConnectionId, mpsc::UnboundedSender<ControlEvent>>,
+    publishers: HashMap<PublisherId, mpsc::UnboundedSender<PublisherEvent>>,
+    consumers: HashMap<ConsumerId, mpsc::UnboundedSender<ConsumerEvent>>,
+    /// Mail that came while enough commits were in flight.
+    waiting: VecDeque<Mail>,
+    /// Commits whose effects wait for the disk, oldest first.
+    pending: VecDeque<Pending>,
+    submitted: u64,
+    durable: u64,
+    /// The core has more to do without new input.
+    more: bool,
+    stopping: bool,
+}
+
+/// Effects that wait for a commit.
+struct Pending {
+    commit: u64,
+    effects: Vec<Effect>,
+    /// Given back when this is dropped.
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+/// How the broker stands, for `status`.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) totals: Totals,
+    pub(crate) commits: u64,
+}
+
+/// How a driver ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It was asked to, and everything that had come is committed.
+    Stopped,
+    /// The store failed.
+    StoreFailed(StoreError),
+}
+
+impl Driver {
+    pub(crate) fn new(
+        broker: Broker,
+        inbox: Inbox,
+        committer: Committer,
+        reader: Reader,
+        routes: Arc<ArcSwap<Routes>>,
+    ) -> Driver {
+        Driver {
+            broker,
+            inbox,
+            committer,
+            reader,
+            routes,
+            connections: HashMap::new(),
+            publishers: HashMap::new(),
+            consumers: HashMap::new(),
+            waiting: VecDeque::new(),
+            pending: VecDeque::new(),
+            submitted: 0,
+            durable: 0,
+            more: false,
+            stopping: false,
+        }
+    }
+
+    /// Drives until it is told to stop or the store fails.
+    pub(crate) fn run(mut self) -> Ended {
+        let ended = self.drive();
+        let Driver {
+            committer, reader, ..
+        } = self;
+        reader.stop();
+        committer.stop();
+        ended
+    }
+
+    fn drive(&mut self) -> Ended {
+        loop {
+            while let Some(mail) = self.inbox.poll() {
+                if let Err(error) = self.receive(mail) {
+                    return Ended::StoreFailed(error);
+                }
+            }
+            let work = self.more || !self.waiting.is_empty();
+            if work && self.submitted - self.durable < COMMITS_IN_FLIGHT {
+                self.turn();
+                continue;
+            }
+            if self.stopping && !work && self.pending.is_empty() {
+                return Ended::Stopped;
+            }
+            match self.inbox.wait() {
+                Some(mail) => {
+                    if let Err(error) = self.receive(mail) {
+                        return Ended::StoreFailed(error);
+                    }
+                }
+                None => return Ended::Stopped,
+            }
+        }
+    }
+
+    /// Takes what cannot wait, keeps the rest for a turn.
+    fn receive(&mut self, mail: Mail) -> Result<(), StoreError> {
+        match mail {
+            Mail::Durable { through } => {
+                self.durable = through;
+                self.release_durable();
+            }
+            Mail::StoreFailed(error) => return Err(error),
+            Mail::Stop => self.stopping = true,
+            other => self.waiting.push_back(other),
+        }
+        Ok(())
+    }
+
+    /// Hands what waits to the core and commits the outcome.
+    fn turn(&mut self) {
+        let now = now();
+        let mut commit = Commit::default();
+        let mut permits = Vec::new();
+        let mut freed = 0;
+        for _ in 0..TURN_MAILS {
+            let Some(mail) = self.waiting.pop_front() else {
+                break;
+            };
+            freed += usize::from(mail.took_room());
+            if let Some(input) = self.open(mail, &mut permits) {
+                self.broker.handle(input, now, &mut commit);
+            }
+        }
+        self.more = self.broker.finish(now, &mut commit);
+        self.inbox.free(freed);
+        self.commit(commit, permits);
+    }
+
+    /// Notes who is to hear of effects, and makes an input of the mail.
+    fn open(&mut self, mail: Mail, permits: &mut Vec<OwnedSemaphorePermit>) -> Option<Input> {
+        Some(match mail {
+            Mail::Input(input) => {
+                match &input {
+                    Input::Disconnected { connection } => {
+                        self.connections.remove(connection);
+                    }
+                    Input::ClosePublisher { publisher } => {
+                        self.publishers.remove(publisher);
+                    }
+                    Input::CloseConsumer { consumer } => {
+                        self.consumers.remove(consumer);
+                    }
+                    Input::SetBlocked(reason) => {
+                        let notice = match reason {
+                            Some(reason) => Notice::Blocked {
+                                reason: reason.clone(),
+                            },
+                            None => Notice::Unblocked,
+                        };
+                        for &connection in self.connections.keys() {
+                            self.tell_connection(connection, ControlEvent::Notice(notice.clone()));
+                        }
+                    }
+                    _ => {}
+                }
+                input
+            }
+            Mail::Connected {
+                connection,
+                vhost,
+                sink,
+            } => {
+                self.connections.insert(connection, sink);
+                Input::Connected { connection, vhost }
+            }
+            Mail::OpenPublisher {
+                connection,
+                publisher,
+                identity,
+                sink,
+            } => {
+                self.publishers.insert(publisher, sink);
+                Input::OpenPublisher {
+                    connection,
+                    publisher,
+                    identity,
+                }
+            }
+            Mail::Publish {
+                publisher,
+                messages,
+                permit,
+            } => {
+                permits.push(permit);
+                Input::Publish { publisher, messages }
+            }
+            Mail::OpenConsumer {
+                connection,
+                consumer,
+                queue,
+                tag,
+                exclusive,
+                no_ack,
+                sink,
+            } => {
+                self.consumers.insert(consumer, sink);
+                Input::OpenConsumer {
+                    connection,
+                    consumer,
+                    queue,
+                    tag,
+                    exclusive,
+                    no_ack,
+                }
+            }
+            Mail::Totals(answer) => {
+                // A session that is gone needs no answer.
+                let _ = answer.send(Figures {
+                    totals: self.broker.totals(),
+                    commits: self.submitted,
+                });
+                return None;
+            }
+            Mail::Durable { .. } | Mail::StoreFailed(_) | Mail::Stop => return None,
+        })
+    }
+
+    /// Sends records to the disk and keeps the effects until they are there. Effects without records wait too if
+    /// earlier ones do: what a client sees is always in the order of commits.
+    fn commit(&mut self, commit: Commit, permits: Vec<OwnedSemaphorePermit>) {
+        let Commit {
+            records,
+            effects,
+            sync,
+        } = commit;
+        if !records.is_empty() {
+            self.submitted += 1;
+            self.committer.submit(self.submitted, records, sync);
+        }
+        if !effects.is_empty() || !permits.is_empty() {
+            self.pending.push_back(Pending {
+                commit: self.submitted,
+                effects,
+                _permits: permits,
+            });
+        }
+        self.release_durable();
+    }
+
+    fn release_durable(&mut self) {
+        while self
+            .pending
+            .front()
+            .is_some_and(|pending| pending.commit <= self.durable)
+        {
+            let Some(Pending { effects, .. }) = self.pending.pop_front() else {
+                return;
+            };
+            for effect in effects {
+                self.perform(effect);
+            }
+        }
+    }
+
+    /// The one place where effects happen. A receiver that is gone has closed, and the core is told so by its own
+    /// mail; nothing needs doing here.
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Reply {
+                connection,
+                id,
+                reply,
+            } => {
+                self.tell_connection(connection, ControlEvent::Reply { id, reply });
+            }
+            Effect::PublisherOpened {
+                publisher,
+                last_sequence,
+            } => {
+                self.tell_publisher(publisher, PublisherEvent::Opened { last_sequence });
+            }
+            Effect::Confirm {
+                publisher,
+                first,
+                count,
+                outcome,
+            } => {
+                self.tell_publisher(
+                    publisher,
+                    PublisherEvent::Confirm {
+                        first,
+                        count,
+                        outcome,
+                    },
+                );
+            }
+            Effect::PublisherClosed { publisher, error } => {
+                self.tell_publisher(publisher, PublisherEvent::Closed(error));
+                self.publishers.remove(&publisher);
+            }
+            Effect::ConsumerOpened { consumer, tag } => {
+                self.tell_consumer(consumer, ConsumerEvent::Opened { tag });
+            }
+            Effect::ConsumerClosed { consumer, error } => {
+                self.tell_consumer(consumer, ConsumerEvent::Closed(error));
+                self.consumers.remove(&consumer);
+            }
+            Effect::Deliver {
+                consumer,
+                first,
+                chunk,
+                record,
+                count,
+                redelivered,
+                delivery_count,
+            } => {
+                let delivery = Delivery {
+                    first,
+                    chunk,
+                    record,
+                    count,
+                    redelivered,
+                    delivery_count,
+                };
+                self.tell_consumer(consumer, ConsumerEvent::Deliver(delivery));
+            }
+            Effect::ReadIndex { queue, from, to } => {
+                self.reader
+                    .read_index(queue, from, to, pointsman_core::limits::QUEUE_PAGE_RUNS);
+            }
+            Effect::ReadChunk { lane, base } => self.reader.read_chunk(lane, base),
+            Effect::Topology(topology) => {
+                let next = self.routes.load().next(topology);
+                self.routes.store(next);
+            }
+        }
+    }
+
+    fn tell_connection(&self, connection: ConnectionId, event: ControlEvent) {
+        if let Some(sink) = self.connections.get(&connection) {
+            let _ = sink.send(event);
+        }
+    }
+
+    fn tell_publisher(&self, publisher: PublisherId, event: PublisherEvent) {
+        if let Some(sink) = self.publishers.get(&publisher) {
+            let _ = sink.send(event);
+        }
+    }
+
+    fn tell_consumer(&self, consumer: ConsumerId, event: ConsumerEvent) {
+        if let Some(sink) = self.consumers.get(&consumer) {
+            let _ = sink.send(event);
+        }
+    }
+}
+
+/// Milliseconds since the Unix epoch; a clock before it reads as 0.
+pub(crate) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}

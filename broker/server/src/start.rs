@@ -1,0 +1,335 @@
+//! Putting the broker together, and taking it apart in order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use pointsman_core::{Broker, Commit, Input};
+use pointsman_protocol::ErrorCode;
+use pointsman_router_host::{CompileMode, Host, HostError, HostOptions, ModuleLimits, Routes};
+use pointsman_store::{Committer, Done, OpenError, Options, ReadDone, Reader, Store, StoreError};
+use quinn::{Endpoint, VarInt};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::auth;
+use crate::config::Config;
+use crate::driver::{Driver, Ended, now};
+use crate::listen;
+use crate::mailbox::{Inbox, Mail, Mailbox, mailbox};
+use crate::session::Shared;
+use crate::tls::{self, TlsError};
+
+/// The user that the first start makes.
+const ADMIN: &str = "admin";
+
+/// Why a broker did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder cannot be used.
+    #[error("the data folder {} cannot be made: {error}", path.display())]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store holds what the core cannot make sense of.
+    #[error("the store cannot be used: {0}")]
+    Restore(#[from] pointsman_core::RestoreError),
+    /// The first records could not be written.
+    #[error("the store cannot be written: {0}")]
+    Write(#[from] StoreError),
+    /// There is no usable certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Wasm cannot run here.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}; is another program using the port? `listen` sets another")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(getrandom::Error),
+    /// A thread could not be started.
+    #[error("the driver's thread could not be started: {0}")]
+    Thread(std::io::Error),
+    /// The driver ended without a word, which it never should.
+    #[error("the driver ended unexpectedly; the log says more")]
+    DriverLost,
+}
+
+/// The credential that the first start makes. It is not kept anywhere in this form.
+#[derive(Clone, Debug)]
+pub struct AdminCredential {
+    /// The user's name.
+    pub user: String,
+    /// The user's password.
+    pub password: String,
+}
+
+/// A broker at work.
+#[derive(Debug)]
+pub struct Running {
+    /// The address it listens on.
+    pub address: SocketAddr,
+    /// The certificate clients are to trust.
+    pub ca_file: PathBuf,
+    /// Set when this was the first start on the data folder.
+    pub first_start: Option<AdminCredential>,
+    endpoint: Endpoint,
+    mailbox: Mailbox,
+    drain: watch::Sender<bool>,
+    drain_timeout: std::time::Duration,
+    sessions: mpsc::Receiver<()>,
+    ended: oneshot::Receiver<Ended>,
+}
+
+/// The runtime a broker runs best on: one thread up to two cores, because a QUIC packet that changes threads costs more
+/// than it gains; more where there are more.
+///
+/// # Errors
+/// When the system refuses threads or an event queue.
+pub fn runtime(config: &Config) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match config.workers {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if config.workers > 1 {
+        builder.worker_threads(config.workers);
+    }
+    builder.enable_all().thread_name("pointsman").build()
+}
+
+/// Starts a broker. When this returns it accepts connections.
+///
+/// # Errors
+/// Everything that [`StartError`] names.
+pub async fn start(config: Config) -> Result<Running, StartError> {
+    let data_dir = config.data_dir.clone();
+    let dir_error = |error| StartError::DataDir {
+        path: data_dir.clone(),
+        error,
+    };
+    std::fs::create_dir_all(&data_dir).map_err(dir_error)?;
+    // The store's folder is locked first: a second broker must not touch the certificates.
+    let options = Options {
+        fsync: config.fsync,
+        ..Options::default()
+    };
+    let (store, restored) = Store::open(&data_dir.join("store"), options)?;
+    let tls = tls::server_config(&data_dir)?;
+    let mut broker = Broker::restore(restored)?;
+    let first_start = prepare(&mut broker, &store)?;
+
+    let host = Host::new(HostOptions {
+        cache_dir: data_dir.join("modules"),
+        mac_key: mac_key(&data_dir)?,
+        compile: CompileMode::Child {
+            exe: config.compiler.0.clone(),
+            args: config.compiler.1.clone(),
+        },
+        limits: ModuleLimits {
+            call_time: config.router_deadline,
+            ..ModuleLimits::default()
+        },
+    })?;
+    let topology = broker.topology();
+    crate::admin::load_active(&host, &store, &topology);
+    let routes = Arc::new(ArcSwap::new(Routes::new(host.clone(), topology)));
+
+    let address = config.listen;
+    let endpoint = listen::bind(address, tls).map_err(|error| StartError::Listen { address, error })?;
+    let address = endpoint
+        .local_addr()
+        .map_err(|error| StartError::Listen { address, error })?;
+
+    let (mailbox, inbox) = mailbox();
+    let ended = drive(broker, inbox, &mailbox, &store, routes.clone())?;
+    let (drain, draining) = watch::channel(false);
+    let (held, sessions) = mpsc::channel(1);
+    let drain_timeout = config.drain_timeout;
+    let shared = Arc::new(Shared {
+        config,
+        mailbox: mailbox.clone(),
+        routes,
+        host,
+        store,
+        started: Instant::now(),
+        draining,
+        _held: held,
+        next_id: AtomicU64::new(1),
+    });
+    tokio::spawn(crate::space::watch(shared.clone()));
+    tokio::spawn(listen::accept(endpoint.clone(), shared));
+    let ca_file = data_dir.join(tls::CA_FILE);
+    Ok(Running {
+        address,
+        ca_file,
+        first_start,
+        endpoint,
+        mailbox,
+        drain,
+        drain_timeout,
+        sessions,
+        ended,
+    })
+}
+
+/// Writes what a new data folder needs: the default vhost and the admin user.
+fn prepare(broker: &mut Broker, store: &Store) -> Result<Option<AdminCredential>, StartError> {
+    let mut commit = Commit::default();
+    broker.bootstrap(&mut commit);
+    let credential = if broker.topology().users.is_empty() {
+        let password = auth::generate_password().map_err(StartError::Random)?;
+        let input = Input::PutUser {
+            name: ADMIN.to_owned(),
+            verifier: auth::verifier(&password).map_err(StartError::Random)?,
+        };
+        broker.handle(input, now(), &mut commit);
+        Some(AdminCredential {
+            user: ADMIN.to_owned(),
+            password,
+        })
+    } else {
+        None
+    };
+    broker.finish(now(), &mut commit);
+    if !commit.records.is_empty() {
+        store.apply(&[&commit.records], true)?;
+    }
+    Ok(credential)
+}
+
+/// Starts the driver with its commit and reader threads.
+fn drive(
+    broker: Broker,
+    inbox: Inbox,
+    mailbox: &Mailbox,
+    store: &Store,
+    routes: Arc<ArcSwap<Routes>>,
+) -> Result<oneshot::Receiver<Ended>, StartError> {
+    let to_driver = mailbox.clone();
+    let committer = Committer::start(store.clone(), move |done| {
+        to_driver.send_now(match done {
+            Done::Durable { through } => Mail::Durable { through },
+            Done::Failed { error } => Mail::StoreFailed(error),
+        });
+    });
+    let to_driver = mailbox.clone();
+    let reader = Reader::start(store.clone(), move |done| {
+        to_driver.send_now(read_mail(done));
+    });
+    let driver = Driver::new(broker, inbox, committer, reader, routes);
+    let (sender, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("driver".to_owned())
+        .spawn(move || {
+            // Nobody is left to hear it when the broker was dropped.
+            let _ = sender.send(driver.run());
+        })
+        .map_err(StartError::Thread)?;
+    Ok(ended)
+}
+
+/// What the driver is told of a read. One that failed ends the broker: a message that was confirmed cannot be read, and
+/// going on would lose it silently.
+fn read_mail(done: ReadDone) -> Mail {
+    match done {
+        ReadDone::Index {
+            queue,
+            from,
+            result: Ok(entries),
+        } => Mail::Input(Input::IndexRead { queue, from, entries }),
+        ReadDone::Chunk {
+            lane,
+            base,
+            result: Ok(chunk),
+        } => Mail::Input(Input::ChunkRead {
+            lane,
+            base,
+            chunk: Some(chunk),
+        }),
+        ReadDone::Chunk {
+            lane,
+            base,
+            result: Err(StoreError::Settled { .. }),
+        } => Mail::Input(Input::ChunkRead {
+            lane,
+            base,
+            chunk: None,
+        }),
+        ReadDone::Index {
+            result: Err(error), ..
+        }
+        | ReadDone::Chunk {
+            result: Err(error), ..
+        } => Mail::StoreFailed(error),
+    }
+}
+
+/// The key that compiled modules are authenticated with: made once, readable by the broker only.
+fn mac_key(data_dir: &std::path::Path) -> Result<[u8; 32], StartError> {
+    let path = data_dir.join("module-key");
+    if let Ok(bytes) = std::fs::read(&path)
+        && let Ok(key) = <[u8; 32]>::try_from(bytes)
+    {
+        return Ok(key);
+    }
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(StartError::Random)?;
+    tls::write(&path, &key, 0o600)?;
+    Ok(key)
+}
+
+impl Running {
+    /// Returns when the broker stops by itself, with the reason.
+    pub async fn failed(&mut self) -> StartError {
+        match (&mut self.ended).await {
+            Ok(Ended::StoreFailed(error)) => {
+                self.close(ErrorCode::StoreFailed, "the broker's store failed");
+                StartError::Write(error)
+            }
+            Ok(Ended::Stopped) | Err(_) => StartError::DriverLost,
+        }
+    }
+
+    /// Stops in order: no new connections, clients are told, what is on its way is confirmed, connections close,
+    /// everything is on disk.
+    ///
+    /// # Errors
+    /// When the store failed meanwhile.
+    pub async fn shutdown(mut self) -> Result<(), StartError> {
+        tracing::info!("draining");
+        // Receivers exist as long as sessions do.
+        let _ = self.drain.send(true);
+        let drained = async { while self.sessions.recv().await.is_some() {} };
+        if tokio::time::timeout(self.drain_timeout, drained).await.is_err() {
+            tracing::warn!(timeout = ?self.drain_timeout, "some connections did not finish in time");
+        }
+        self.close(ErrorCode::ShuttingDown, "the broker is shutting down");
+        self.endpoint.wait_idle().await;
+        self.mailbox.send_now(Mail::Stop);
+        match self.ended.await {
+            Ok(Ended::Stopped) => Ok(()),
+            Ok(Ended::StoreFailed(error)) => Err(StartError::Write(error)),
+            Err(_) => Err(StartError::DriverLost),
+        }
+    }
+
+    fn close(&self, code: ErrorCode, reason: &str) {
+        self.endpoint
+            .close(VarInt::from_u32(u16::from(code).into()), reason.as_bytes());
+    }
+}

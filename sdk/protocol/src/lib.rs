@@ -5,7 +5,7 @@
 //! that opens with `OpenPublisher` or `OpenConsumer`. Everything on a stream is a [`frame::Frame`]: a fixed header,
 //! postcard metadata and a raw body.
 //!
-//! Every enum here is append-only: postcard numbers variants by position. `tests/golden` pins the bytes.
+//! Every enum here is append-only: postcard numbers variants by position. `tests/golden.rs` pins the bytes.
 
 pub mod admin;
 pub mod consume;

@@ -49,6 +49,9 @@ pub enum ModuleError {
     /// No module of that digest was loaded.
     #[error("module {0} is not loaded")]
     NotLoaded(pointsman_core::catalog::Digest),
+    /// All slots for instances are in use.
+    #[error("the broker has no room for another instance of a module")]
+    NoRoom,
     /// The broker's own trouble, such as a full disk.
     #[error("the broker could not handle the module: {0}")]
     Broker(String),
@@ -70,6 +73,7 @@ impl From<ModuleError> for ErrorBody {
             ModuleError::ConfigRefused(_) => (ErrorCode::ModuleConfigRefused, ""),
             ModuleError::Failed(_) => (ErrorCode::ModuleFailed, ""),
             ModuleError::NotLoaded(_) => (ErrorCode::NotFound, ""),
+            ModuleError::NoRoom => (ErrorCode::LimitReached, "unload routers that are not used"),
             ModuleError::Broker(_) => (ErrorCode::Internal, ""),
         };
         ErrorBody::new(code, error.to_string()).hint(hint)

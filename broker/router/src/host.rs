@@ -1,19 +1,42 @@
 //! The wasmtime host of router modules.
 
+mod artefact;
+mod breaker;
+mod compile;
+mod decide;
+mod engine;
+mod guest;
+mod instance;
+mod pool;
+mod record;
+mod rewrite;
+mod store;
+mod typed;
+mod view;
+
+pub use compile::compile_child_main;
+pub(crate) use pool::Pool;
+
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use pointsman_core::RouterId;
 use pointsman_core::catalog::Digest;
 use pointsman_protocol::ErrorBody;
 use pointsman_protocol::admin::{Interface, RouterCounters, RouterEvent};
+use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
 use crate::error::{HostError, ModuleError};
 use crate::limits::ModuleLimits;
-use crate::routes::Routes;
-use crate::table::{Deciding, Table};
+use artefact::code;
+use guest::Guest;
+use instance::Instance;
+use record::{Record, lock};
+use store::Sandbox;
 
 /// How a [`Host`] is set up.
 #[derive(Clone, Debug)]
@@ -62,8 +85,19 @@ pub struct PlanInfo {
     pub cacheable: bool,
 }
 
-/// Compiled modules, their instances, and what is known of how they behave. One for a broker.
-pub struct Host;
+/// Compiled modules and what is known of how they behave. One for a broker.
+pub struct Host {
+    options: HostOptions,
+    sandbox: Sandbox,
+    modules: Mutex<HashMap<Digest, Arc<Loaded>>>,
+    records: Mutex<HashMap<RouterId, Arc<Record>>>,
+}
+
+/// A module that is ready.
+struct Loaded {
+    info: ModuleInfo,
+    guest: Guest,
+}
 
 /// A message a module is asked about.
 pub(crate) struct Question {
@@ -87,18 +121,22 @@ pub(crate) enum Answer {
     Refuse(ErrorBody),
 }
 
-/// Instances of a module that wait for work.
-#[derive(Default)]
-pub(crate) struct Pool;
-
 impl Host {
     /// Sets up the sandbox and the folder of compiled modules.
     ///
     /// # Errors
     /// When the machine does not allow it, or the folder cannot be used.
     pub fn new(options: HostOptions) -> Result<Arc<Host>, HostError> {
-        let _ = options;
-        Ok(Arc::new(Host))
+        std::fs::create_dir_all(&options.cache_dir).map_err(|source| HostError::CacheDir {
+            path: options.cache_dir.clone(),
+            source,
+        })?;
+        Ok(Arc::new(Host {
+            sandbox: Sandbox::new(options.limits.clone())?,
+            options,
+            modules: Mutex::default(),
+            records: Mutex::default(),
+        }))
     }
 
     /// Checks and compiles a module and keeps it ready. Blocks, possibly for seconds.
@@ -106,19 +144,33 @@ impl Host {
     /// # Errors
     /// When it is not a router module or over a limit.
     pub fn load(&self, module: &[u8]) -> Result<ModuleInfo, ModuleError> {
-        let _ = module;
-        Err(ModuleError::Broker("this build cannot run modules".into()))
+        let (size, max) = (module.len() as u64, self.options.limits.module_size as u64);
+        if size > max {
+            return Err(ModuleError::TooLarge { size, max });
+        }
+        let digest = Digest(Sha256::digest(module).into());
+        if let Some(loaded) = self.loaded(digest) {
+            return Ok(loaded.info);
+        }
+        let engine = &self.sandbox.engine;
+        let guest = Guest::new(engine, code(engine, &self.options, digest, module)?)?;
+        let info = ModuleInfo {
+            digest,
+            size,
+            interface: guest.interface(),
+        };
+        lock(&self.modules).insert(digest, Arc::new(Loaded { info, guest }));
+        Ok(info)
     }
 
     /// Whether a module is ready.
     pub fn is_loaded(&self, digest: Digest) -> bool {
-        let _ = digest;
-        false
+        self.loaded(digest).is_some()
     }
 
-    /// Drops a module that no version uses any more. Routes that still hold instances of it keep working.
+    /// Drops a module that no version uses any more. Instances that exist keep working.
     pub fn forget(&self, digest: Digest) {
-        let _ = digest;
+        lock(&self.modules).remove(&digest);
     }
 
     /// Configures a new instance of a loaded module and drops it. Blocks, at most for the time limit of a call.
@@ -132,43 +184,47 @@ impl Host {
         config: &[u8],
         targets: &[&str],
     ) -> Result<PlanInfo, ModuleError> {
-        let _ = (config, targets);
-        Err(ModuleError::NotLoaded(digest))
+        let loaded = self.loaded(digest).ok_or(ModuleError::NotLoaded(digest))?;
+        let instance = run(Instance::new(&self.sandbox, &loaded.guest, config, targets))?;
+        Ok(PlanInfo {
+            cacheable: instance.plan().is_cacheable(),
+            unbound: instance.unbound,
+        })
     }
 
     /// What a router did since the broker started, over all versions.
     pub fn counters(&self, router: RouterId) -> RouterCounters {
-        let _ = router;
-        RouterCounters::default()
+        lock(&self.records)
+            .get(&router)
+            .map(|record| record.counters())
+            .unwrap_or_default()
     }
 
     /// The last events of a router, at most `count`, newest last.
     pub fn logs(&self, router: RouterId, count: usize) -> Vec<RouterEvent> {
-        let _ = (router, count);
-        Vec::new()
+        lock(&self.records)
+            .get(&router)
+            .map(|record| record.events(count))
+            .unwrap_or_default()
     }
 
-    /// Asks the module of an exchange about messages: one answer for each, in order.
-    pub(crate) async fn decide(
-        &self,
-        routes: &Routes,
-        table: &Table,
-        deciding: &Deciding,
-        questions: Vec<Question>,
-        aside: bool,
-    ) -> Vec<Answer> {
-        let _ = (routes, table, deciding, aside);
-        let error = ErrorBody::from(ModuleError::NotLoaded(deciding.version.digest));
-        questions.iter().map(|_| Answer::Refuse(error.clone())).collect()
+    fn loaded(&self, digest: Digest) -> Option<Arc<Loaded>> {
+        lock(&self.modules).get(&digest).cloned()
+    }
+
+    fn record(&self, router: RouterId) -> Arc<Record> {
+        lock(&self.records).entry(router).or_default().clone()
     }
 }
 
-/// What the hidden subcommand `compile-module SECONDS BYTES` runs: limits this process to so much CPU time and address
-/// space, reads a module from stdin, and writes the compiled module to stdout.
-///
-/// # Errors
-/// A sentence for stderr; the process should then exit with status 1.
-pub fn compile_child_main(cpu_time: std::time::Duration, memory: u64) -> Result<(), String> {
-    let _ = (cpu_time, memory);
-    Err("this build cannot compile modules".into())
+/// Runs a call on this thread to its end. A call is only ever pending because it yields after a tick.
+fn run<T>(call: impl Future<Output = T>) -> T {
+    let mut call = std::pin::pin!(call);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match call.as_mut().poll(&mut context) {
+            Poll::Ready(result) => return result,
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
 }

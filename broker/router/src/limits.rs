@@ -47,6 +47,10 @@ pub(crate) const BATCH_MAX: usize = 64;
 /// Bytes of packed messages in one call of `route`, unless it is a single message.
 pub(crate) const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// How much of a body's beginning a module ever sees, in bytes, whatever its plan asks for. A body of that length and
+/// the longest metadata fit one call together.
+pub(crate) const BODY_SEEN_MAX: u32 = 1024 * 1024;
+
 /// Failures of a router version in a row after which it is left alone for a while.
 pub(crate) const FAILURES_IN_A_ROW: u32 = 16;
 

@@ -201,11 +201,7 @@ impl<'r> Walk<'r> {
         };
         let questions: Vec<Question> = visits.iter().map(question).collect();
         let aside = self.steps.is_some();
-        let answers = self
-            .routes
-            .host
-            .decide(self.routes, table, deciding, questions, aside)
-            .await;
+        let answers = self.routes.host.decide(table, deciding, questions, aside).await;
         for (visit, answer) in visits.into_iter().zip(answers) {
             self.follow(visit, table, deciding.by, answer);
         }

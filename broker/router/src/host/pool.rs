@@ -1,0 +1,40 @@
+//! Instances of one module version that know the targets of one exchange.
+
+use std::sync::Mutex;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::instance::Instance;
+use super::record::lock;
+
+/// Idle instances, and how many may be busy at once. A module never has more calls under way than there are cores, so
+/// one that takes its whole time limit delays other work by a tick or two, however many publishers wait for it.
+pub(crate) struct Pool {
+    idle: Mutex<Vec<Instance>>,
+    turns: Semaphore,
+}
+
+impl Default for Pool {
+    fn default() -> Pool {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Pool {
+            idle: Mutex::default(),
+            turns: Semaphore::new(cores),
+        }
+    }
+}
+
+impl Pool {
+    /// Waits for a turn. `None` only when the pool was closed, which nobody does.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
+    pub(crate) fn take(&self) -> Option<Instance> {
+        lock(&self.idle).pop()
+    }
+
+    pub(crate) fn give_back(&self, instance: Instance) {
+        lock(&self.idle).push(instance);
+    }
+}

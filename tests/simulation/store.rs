@@ -1,0 +1,173 @@
+//! A store of plain maps. It is strict: a record that does not fit what is there fails the run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pointsman_core::catalog::{Definition, DefinitionKey};
+use pointsman_core::commit::{IdentityState, IndexEntry, QueueState};
+use pointsman_core::{Chunk, Lane, Offset, Position, PublisherIdentity, QueueId, Record, Restored};
+use roaring::RoaringBitmap;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SimStore {
+    pub(crate) chunks: BTreeMap<Offset, (Arc<Chunk>, u32)>,
+    pub(crate) index: BTreeMap<(QueueId, Position), IndexEntry>,
+    pub(crate) states: BTreeMap<QueueId, QueueState>,
+    pub(crate) acks: BTreeMap<(QueueId, u64), RoaringBitmap>,
+    pub(crate) attempts: BTreeMap<(QueueId, Position), u32>,
+    identities: BTreeMap<PublisherIdentity, IdentityState>,
+    definitions: BTreeMap<DefinitionKey, Definition>,
+    next_offset: Offset,
+}
+
+impl SimStore {
+    pub(crate) fn apply(&mut self, records: &[Record]) {
+        for record in records {
+            self.apply_one(record);
+        }
+    }
+
+    fn apply_one(&mut self, record: &Record) {
+        match record.clone() {
+            Record::Append { chunk, references } => {
+                assert_eq!((chunk.lane, chunk.base), (Lane::Queues, self.next_offset));
+                assert!(references > 0 && chunk.count() > 0);
+                self.next_offset.0 += u64::from(chunk.count());
+                self.chunks.insert(chunk.base, (chunk, references));
+            }
+            Record::Release { lane, base, count } => {
+                assert_eq!(lane, Lane::Queues);
+                let (_, references) = self
+                    .chunks
+                    .get_mut(&base)
+                    .expect("a chunk that is there is released");
+                *references = references
+                    .checked_sub(count)
+                    .expect("no more is released than there is");
+                if *references == 0 {
+                    self.chunks.remove(&base);
+                }
+            }
+            Record::Index { queue, entry } => {
+                assert!(entry.runs.iter().all(|run| run.count > 0) && !entry.runs.is_empty());
+                let old = self.index.insert((queue, entry.last()), entry);
+                assert_eq!(old, None);
+            }
+            Record::IndexRemove { queue, last } => {
+                let old = self.index.remove(&(queue, last));
+                old.expect("an index entry that is there is removed");
+            }
+            Record::QueueState { queue, state } => {
+                assert!(state.head <= state.delivered.max(state.head) && state.delivered <= state.tail);
+                self.states.insert(queue, state);
+            }
+            Record::AckBlock {
+                queue,
+                block,
+                settled,
+            } => match settled {
+                Some(settled) => {
+                    assert!(!settled.is_empty());
+                    self.acks.insert((queue, block), settled);
+                }
+                None => {
+                    let old = self.acks.remove(&(queue, block));
+                    old.expect("an ack block that is there is removed");
+                }
+            },
+            Record::Attempts {
+                queue,
+                position,
+                count,
+            } => match count {
+                Some(count) => {
+                    self.attempts.insert((queue, position), count);
+                }
+                None => {
+                    let old = self.attempts.remove(&(queue, position));
+                    old.expect("attempts that are there are removed");
+                }
+            },
+            Record::Identity { identity, state } => match state {
+                Some(state) => {
+                    self.identities.insert(identity, state);
+                }
+                None => {
+                    self.identities.remove(&identity);
+                }
+            },
+            Record::Define { key, definition } => match definition {
+                Some(definition) => {
+                    self.definitions.insert(key, definition);
+                }
+                None => {
+                    self.definitions.remove(&key).expect("what is there is deleted");
+                }
+            },
+            Record::Module { .. } => {}
+            Record::QueueGone { queue } => self.forget(queue),
+        }
+    }
+
+    fn forget(&mut self, queue: QueueId) {
+        assert!(
+            !self.index.keys().any(|(of, _)| *of == queue),
+            "a queue is gone only when all of its messages were released"
+        );
+        self.states.remove(&queue);
+        self.acks.retain(|(of, _), _| *of != queue);
+        self.attempts.retain(|(of, _), _| *of != queue);
+    }
+
+    /// At most `entries_max` entries, so that an answer may cover less than was asked.
+    pub(crate) fn read_index(
+        &self,
+        queue: QueueId,
+        from: Position,
+        to: Position,
+        entries_max: usize,
+    ) -> Vec<IndexEntry> {
+        let entries = self.index.range((queue, from)..);
+        entries
+            .take_while(|((of, _), entry)| *of == queue && entry.first < to)
+            .take(entries_max)
+            .map(|(_, entry)| entry.clone())
+            .collect()
+    }
+
+    pub(crate) fn read_chunk(&self, base: Offset) -> Option<Arc<Chunk>> {
+        self.chunks.get(&base).map(|(chunk, _)| reparsed(chunk))
+    }
+
+    /// Positions of a queue that are settled, as the records say.
+    pub(crate) fn is_settled(&self, queue: QueueId, position: u64) -> bool {
+        let head = self.states.get(&queue).map_or(0, |state| state.head.0);
+        let block = self.acks.get(&(queue, position >> 16));
+        position < head || block.is_some_and(|block| block.contains((position & 0xffff) as u32))
+    }
+
+    pub(crate) fn restored(&self) -> Restored {
+        Restored {
+            definitions: self.definitions.clone().into_iter().collect(),
+            queues: self.states.clone().into_iter().collect(),
+            ack_blocks: self
+                .acks
+                .iter()
+                .map(|((queue, block), bits)| (*queue, *block, bits.clone()))
+                .collect(),
+            attempts: self
+                .attempts
+                .iter()
+                .map(|((queue, position), count)| (*queue, *position, *count))
+                .collect(),
+            identities: self.identities.clone().into_iter().collect(),
+            next_offsets: [self.next_offset, Offset(0)],
+        }
+    }
+}
+
+/// As it comes back from a disk.
+fn reparsed(chunk: &Chunk) -> Arc<Chunk> {
+    let parsed = Chunk::parse(chunk.lane, chunk.base, chunk.time, chunk.bytes().clone());
+    Arc::new(parsed.expect("a chunk parses"))
+}

@@ -114,6 +114,13 @@ impl Broker {
             }
             self.restore_definition(key, definition)?;
         }
+        for router in self.definitions.topology.routers.values() {
+            for number in [router.active, router.previous].into_iter().flatten() {
+                let there = router.versions.contains_key(&number);
+                let definition = describe(&DefinitionKey::Router(router.id));
+                found(there, definition, || format!("version {number}"))?;
+            }
+        }
         Ok(())
     }
 

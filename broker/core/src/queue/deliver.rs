@@ -93,15 +93,18 @@ impl Queue {
     /// waits, as few runs as that allows, before the next has its turn.
     fn deliver_turn(&mut self, turn: &mut Turn<'_>) -> bool {
         let mut budget = turn.bounds.deliveries_per_turn as u32;
+        let (mut share, mut left_in_round) = (0, 0);
         while let Some(&id) = self.hungry.front() {
             if budget == 0 {
                 return self.counters.ready > 0;
             }
-            let share = self
-                .counters
-                .ready
-                .div_ceil(self.hungry.len() as u64)
-                .clamp(1, u64::from(budget)) as u32;
+            if left_in_round == 0 {
+                left_in_round = self.hungry.len() as u64;
+                let equal = self.counters.ready.div_ceil(left_in_round);
+                share = equal.clamp(1, u64::from(u32::MAX)) as u32;
+            }
+            left_in_round -= 1;
+            let share = share.min(budget);
             let Some(served) = self.serve(id, share, turn) else {
                 return false;
             };

@@ -1,4 +1,4 @@
-//! From a publish to its settlement.
+//! From a delivery to its settlement.
 
 use pointsman_protocol::admin::QueueSpec;
 
@@ -14,22 +14,186 @@ fn bench_with_messages(bodies: &[&str]) -> Bench {
     bench
 }
 
+fn counts(bench: &Bench) -> (u64, u64) {
+    let totals = bench.broker.totals();
+    (totals.ready, totals.unsettled)
+}
+
 #[test]
 fn messages_come_in_order_and_are_gone_once_acknowledged() {
     let mut bench = bench_with_messages(&["a", "b", "c"]);
     bench.open_consumer(1, "q");
-    let commit = bench.grant(1, 2);
-    assert_eq!(bodies(&commit), ["a", "b"]);
+    assert_eq!(bodies(&bench.grant(1, 2)), ["a", "b"]);
+    assert_eq!(counts(&bench), (1, 2));
     bench.settle(1, 1, 2, Settlement::Ack);
-    let commit = bench.grant(1, 2);
-    assert_eq!(bodies(&commit), ["c"]);
+    assert_eq!(bodies(&bench.grant(1, 2)), ["c"]);
     let commit = bench.settle(1, 3, 1, Settlement::Ack);
-    assert!(commit.records.contains(&Record::Release {
+    let release = Record::Release {
         lane: Lane::Queues,
         base: Offset(0),
-        count: 1
-    }));
-    assert!(!commit.sync);
-    let totals = bench.broker.totals();
-    assert_eq!((totals.ready, totals.unsettled), (0, 0));
+        count: 1,
+    };
+    assert!(commit.records.contains(&release));
+    assert!(!commit.sync, "an acknowledgement waits for no sync");
+    assert_eq!(counts(&bench), (0, 0));
+}
+
+#[test]
+fn a_requeued_message_goes_back_to_its_place() {
+    let mut bench = bench_with_messages(&["a", "b", "c"]);
+    bench.open_consumer(1, "q");
+    bench.grant(1, 2);
+    bench.settle(1, 2, 1, Settlement::Requeue);
+    bench.settle(1, 1, 1, Settlement::Requeue);
+    let again = deliveries(&bench.grant(1, 10));
+    let seen: Vec<_> = again
+        .iter()
+        .map(|d| (d.body.as_str(), d.redelivered, d.delivery_count))
+        .collect();
+    assert_eq!(seen, [("a", true, 1), ("b", true, 1), ("c", false, 0)]);
+}
+
+#[test]
+fn a_rejected_message_leaves_the_queue() {
+    let mut bench = bench_with_messages(&["a"]);
+    bench.open_consumer(1, "q");
+    bench.grant(1, 1);
+    bench.settle(1, 1, 1, Settlement::Reject);
+    assert_eq!(counts(&bench), (0, 0));
+}
+
+#[test]
+fn settling_an_unknown_tag_closes_the_consumer_and_gives_everything_back() {
+    for (first, count) in [(3, 1), (1, 3), (0, 1), (2, 0), (u64::MAX, 9)] {
+        let mut bench = bench_with_messages(&["a", "b"]);
+        bench.open_consumer(1, "q");
+        bench.grant(1, 2);
+        let commit = bench.settle(1, first, count, Settlement::Ack);
+        assert_eq!(
+            consumer_closed(&commit),
+            Some(ErrorCode::UnknownDeliveryTag),
+            "{first} {count}"
+        );
+        assert_eq!(counts(&bench), (2, 0));
+    }
+}
+
+#[test]
+fn what_a_closed_consumer_had_goes_to_the_next_one() {
+    let mut bench = bench_with_messages(&["a", "b"]);
+    bench.open_consumer(1, "q");
+    bench.grant(1, 1);
+    bench.turn([Input::CloseConsumer {
+        consumer: ConsumerId(1),
+    }]);
+    bench.open_consumer(2, "q");
+    let next = deliveries(&bench.grant(2, 10));
+    let seen: Vec<_> = next.iter().map(|d| (d.body.as_str(), d.redelivered)).collect();
+    assert_eq!(seen, [("a", true), ("b", false)]);
+}
+
+#[test]
+fn credit_counts_messages_and_bytes_and_one_message_may_overdraw_it() {
+    let mut bench = bench_with_messages(&["aaaa", "bbbb", "cccc"]);
+    let len = u64::from(copy("aaaa", &[]).meta_len) + 4;
+    bench.open_consumer(1, "q");
+    assert_eq!(bodies(&bench.turn([credit(1, 10, 1)])), ["aaaa"]);
+    assert_eq!(
+        bodies(&bench.turn([credit(1, 0, len - 1)])).len(),
+        0,
+        "the overdraft is paid first"
+    );
+    assert_eq!(bodies(&bench.turn([credit(1, 0, 1)])), ["bbbb"]);
+}
+
+#[test]
+fn consumers_with_credit_share_what_waits() {
+    let mut bench = bench_with_messages(&["a", "b", "c", "d", "e", "f"]);
+    bench.open_consumer(1, "q");
+    bench.open_consumer(2, "q");
+    let commit = bench.turn([credit(1, 100, 1_000), credit(2, 100, 1_000)]);
+    let of = |consumer| {
+        deliveries(&commit)
+            .iter()
+            .filter(|d| d.consumer == consumer)
+            .count()
+    };
+    assert_eq!((of(1), of(2)), (3, 3));
+}
+
+#[test]
+fn one_turn_hands_out_a_bounded_number_and_asks_for_another() {
+    let mut bench = Bench::with_bounds(Bounds {
+        deliveries_per_turn: 2,
+        ..Bounds::default()
+    });
+    bench.request(Request::DeclareQueue(QueueSpec::new("q"))).unwrap();
+    bench.open_publisher(1, 1);
+    let queue = bench.queue_id("q");
+    bench.turn([publish(1, (1..=3).map(|n| message(n, "m", &[queue])).collect())]);
+    bench.open_consumer(1, "q");
+    let mut commit = Commit::default();
+    bench.broker.handle(credit(1, 10, 1_000), NOW, &mut commit);
+    assert!(bench.broker.finish(NOW, &mut commit));
+    assert_eq!(bodies(&commit).len(), 2);
+    let mut commit = Commit::default();
+    assert!(!bench.broker.finish(NOW, &mut commit));
+    assert_eq!(bodies(&commit).len(), 1);
+}
+
+#[test]
+fn without_acknowledgements_a_delivery_is_settled_when_it_is_handed_out() {
+    let mut bench = bench_with_messages(&["a", "b"]);
+    bench.open_consumer_with(1, 1, "q", false, true);
+    assert_eq!(bodies(&bench.grant(1, 5)), ["a", "b"]);
+    assert_eq!(counts(&bench), (0, 0));
+}
+
+#[test]
+fn an_exclusive_consumer_has_the_queue_for_itself() {
+    let mut bench = bench_with_messages(&[]);
+    bench.open_consumer_with(1, 1, "q", true, false);
+    let commit = bench.open_consumer(2, "q");
+    assert_eq!(consumer_closed(&commit), Some(ErrorCode::ResourceLocked));
+    bench.turn([Input::CloseConsumer {
+        consumer: ConsumerId(1),
+    }]);
+    assert_eq!(consumer_closed(&bench.open_consumer(2, "q")), None);
+    let commit = bench.open_consumer_with(1, 3, "q", true, false);
+    assert_eq!(consumer_closed(&commit), Some(ErrorCode::ResourceLocked));
+}
+
+#[test]
+fn a_purge_removes_what_waits_and_leaves_what_is_unsettled() {
+    let mut bench = bench_with_messages(&["a", "b", "c"]);
+    bench.open_consumer(1, "q");
+    bench.grant(1, 1);
+    assert_eq!(
+        bench.request(Request::PurgeQueue("q".into())),
+        Ok(Reply::Purged(2))
+    );
+    assert_eq!(counts(&bench), (0, 1));
+    bench.settle(1, 1, 1, Settlement::Requeue);
+    assert_eq!(bodies(&bench.grant(1, 5)), ["a"]);
+}
+
+#[test]
+fn acknowledgements_out_of_order_are_kept_until_the_head_passes_them() {
+    let mut bench = bench_with_messages(&["a", "b", "c"]);
+    bench.open_consumer(1, "q");
+    bench.grant(1, 3);
+    let block = |commit: &Commit| {
+        commit.records.iter().find_map(|record| match record {
+            Record::AckBlock { settled, .. } => {
+                Some(settled.as_ref().map(|bits| bits.iter().collect::<Vec<_>>()))
+            }
+            _ => None,
+        })
+    };
+    assert_eq!(
+        block(&bench.settle(1, 2, 1, Settlement::Ack)),
+        Some(Some(vec![1]))
+    );
+    assert_eq!(block(&bench.settle(1, 1, 1, Settlement::Ack)), Some(None));
+    assert_eq!(block(&bench.settle(1, 3, 1, Settlement::Ack)), None);
 }

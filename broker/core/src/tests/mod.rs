@@ -1,6 +1,8 @@
 //! Semantics of the broker, seen from outside: inputs in, effects out.
 
+mod declaring;
 mod delivery;
+mod publishing;
 
 use bytes::Bytes;
 use pointsman_protocol::admin::{Reply, Request};

@@ -7,4 +7,4 @@ mod toolchain;
 
 pub(crate) use build::build;
 pub(crate) use error::GuestError;
-pub(crate) use scaffold::{Scaffold, scaffold};
+pub(crate) use scaffold::scaffold;

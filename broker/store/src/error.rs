@@ -189,6 +189,12 @@ pub enum Damage {
         /// Its name.
         name: String,
     },
+    /// A block of a table is not what was written.
+    #[error("a table of keyspace `{keyspace}` fails its check: some of what it holds is lost")]
+    Table {
+        /// The keyspace.
+        keyspace: &'static str,
+    },
     /// A value does not decode.
     #[error("a value in keyspace `{keyspace}` does not decode (key {key})")]
     Value {

@@ -51,6 +51,10 @@ mod values;
 
 mod reader;
 
+mod verify;
+
+mod backup;
+
 mod figures;
 
 mod faults;
@@ -59,9 +63,11 @@ mod options;
 
 mod error;
 
+pub use backup::{BackupError, Copied};
 pub use committer::{Committer, Done};
 pub use error::{Damage, OpenError, StoreError};
 pub use faults::{Faults, Site};
 pub use options::{Fsync, Options, ParseFsyncError};
 pub use reader::{ReadDone, Reader};
 pub use store::Store;
+pub use verify::{QueueReport, Report};

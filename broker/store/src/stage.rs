@@ -28,7 +28,7 @@ impl Store {
                 staged.put(Table::Index, keys::in_queue(*queue, entry.last().0), value);
             }
             Record::IndexRemove { queue, last } => {
-                staged.remove(Table::Index, keys::in_queue(*queue, last.0))
+                staged.remove(Table::Index, keys::in_queue(*queue, last.0));
             }
             Record::QueueState { queue, state } => {
                 staged.put(

@@ -33,7 +33,7 @@ pub struct Store(pub(crate) Arc<Inner>);
 /// Fields drop in this order: first fjall, which ends its threads, then what guards its files.
 pub(crate) struct Inner {
     keyspaces: [Keyspace; 5],
-    database: Database,
+    pub(crate) database: Database,
     live: Mutex<Live>,
     writer: Mutex<Writer>,
     folder: Folder,
@@ -152,7 +152,7 @@ impl Store {
         let mut entries = Vec::new();
         let mut runs = 0;
         for guard in self.keyspace(Table::Index).range(range) {
-            let (key, value) = guard.into_inner().map_err(read_failed)?;
+            let (key, value) = guard.into_inner().map_err(|e| read_from(Table::Index, e))?;
             let entry = index_entry(&key, &value).map_err(StoreError::Damaged)?;
             if entry.first >= to || runs >= runs_max {
                 break;
@@ -172,12 +172,12 @@ impl Store {
         self.0.options.faults.visit(Site::Read).map_err(read_failed)?;
         let part = |number| {
             let value = self.keyspace(Table::Log).get(keys::chunk(lane, base, number));
-            value.map_err(|error| match error {
-                fjall::Error::Storage(e) if !matches!(e, fjall::LsmError::Io(_)) => {
+            value.map_err(|error| match read_from(Table::Log, error) {
+                StoreError::Damaged(_) => {
                     let what = "its table";
                     StoreError::Damaged(Damage::Chunk { lane, base, what })
                 }
-                other => read_failed(other),
+                other => other,
             })
         };
         let read = part(0).and_then(|first| {
@@ -275,7 +275,7 @@ impl Store {
         writer.mark.write_synced(marked).map_err(write_failed)
     }
 
-    fn write(&self, writer: &mut Writer, commits: &[&[Record]]) -> Result<(), StoreError> {
+    pub(crate) fn write(&self, writer: &mut Writer, commits: &[&[Record]]) -> Result<(), StoreError> {
         for record in commits.iter().copied().flatten() {
             self.stage(writer, record)?;
         }
@@ -318,7 +318,7 @@ impl Store {
         &self.0.keyspaces[table as usize]
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
         self.0.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -398,6 +398,17 @@ pub(crate) fn read_failed(error: impl Into<fjall::Error>) -> StoreError {
     match error.into() {
         fjall::Error::Io(e) => StoreError::Read(e.to_string()),
         other => StoreError::Read(other.to_string()),
+    }
+}
+
+/// Tells bytes that changed from a read that failed.
+pub(crate) fn read_from(table: Table, error: fjall::Error) -> StoreError {
+    match error {
+        fjall::Error::Storage(e) if !matches!(e, fjall::LsmError::Io(_)) => {
+            let keyspace = table.name();
+            StoreError::Damaged(Damage::Table { keyspace })
+        }
+        other => read_failed(other),
     }
 }
 

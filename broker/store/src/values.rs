@@ -326,3 +326,124 @@ impl Fields<'_> {
         self.take().map(u64::from_be_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pointsman_core::commit::Run;
+    use pointsman_core::{ChunkBuilder, ExchangeId};
+
+    use super::*;
+
+    fn two_records() -> Chunk {
+        let mut builder = ChunkBuilder::new(Lane::Streams, Offset(7), 1_000);
+        builder.push(ExchangeId(5), None, b"m", b"body");
+        builder.push(ExchangeId(5), None, b"", b"");
+        builder.finish()
+    }
+
+    /// These bytes are on users' disks. A change of any of them needs a new version.
+    #[test]
+    fn every_value_has_the_bytes_of_format_1() {
+        let chunk_value = chunk(&two_records(), 3).next().unwrap();
+        let (header, records) = chunk_value.split_at(HEADER);
+        assert_eq!(
+            header[..21],
+            [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 3, 232, 0, 0, 0, 3, 0, 0, 0, 13]
+        );
+        assert_eq!(records, b"\x01\x04\x05\0mbody\0\0\x05\0");
+        let checked = [&[1, 0, 0, 0, 0, 0, 0, 0, 7], &header[1..21], records].concat();
+        assert_eq!(header[21..], xxhash_rust::xxh3::xxh3_64(&checked).to_be_bytes());
+
+        let progress = Progress {
+            sequence: 1,
+            synced: 2,
+            next_offsets: [Offset(3), Offset(4)],
+        };
+        assert_eq!(
+            progress.encode().as_ref(),
+            [
+                1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0,
+                0, 4
+            ]
+        );
+        let count = LiveCount { left: 258, parts: 3 };
+        assert_eq!(count.encode().as_ref(), [1, 0, 0, 1, 2, 0, 3]);
+        let state = QueueState {
+            head: Position(1),
+            tail: Position(2),
+            delivered: Position(3),
+        };
+        assert_eq!(
+            queue_state(&state).as_ref(),
+            [
+                1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3
+            ]
+        );
+        assert_eq!(number(9).as_ref(), [1, 0, 0, 0, 0, 0, 0, 0, 9]);
+        // First position, number of runs; lane, chunk, record, count.
+        assert_eq!(
+            postcard(&entry(), &mut Vec::new()).unwrap().as_ref(),
+            [1, 200, 1, 1, 0, 7, 1, 2]
+        );
+        assert_eq!(module(b"wasm").as_ref(), b"\x01wasm");
+    }
+
+    fn entry() -> IndexEntry {
+        IndexEntry {
+            first: Position(200),
+            runs: vec![Run {
+                lane: Lane::Queues,
+                chunk: Offset(7),
+                record: 1,
+                count: 2,
+            }],
+        }
+    }
+
+    #[test]
+    fn values_are_read_back() {
+        let progress = Progress {
+            sequence: 1,
+            synced: u64::MAX,
+            next_offsets: [Offset(3), Offset(4)],
+        };
+        assert_eq!(Progress::decode(&progress.encode()), Some(progress));
+        let count = LiveCount { left: 258, parts: 3 };
+        assert_eq!(LiveCount::decode(&count.encode()), Some(count));
+        assert_eq!(read_number(&number(u32::MAX)), Some(u32::MAX));
+        let settled: roaring::RoaringBitmap = (5..9_000).collect();
+        assert_eq!(
+            read_bitmap(&bitmap(&settled, &mut Vec::new()).unwrap()),
+            Some(settled)
+        );
+        let value = postcard(&entry(), &mut Vec::new()).unwrap();
+        assert_eq!(read_index(&value, Position(201)), Some(entry()));
+        assert_eq!(read_index(&value, Position(202)), None, "its key is another's");
+    }
+
+    #[test]
+    fn a_value_of_another_version_or_length_is_none() {
+        let mut value = number(1).to_vec();
+        value[0] = 2;
+        assert_eq!(read_number(&value), None);
+        assert_eq!(read_number(&number(1)[..8]), None);
+        assert_eq!(Progress::decode(&[]), None);
+        assert_eq!(read_postcard::<IndexEntry>(&[1]), None);
+    }
+
+    #[test]
+    fn a_chunk_with_any_byte_changed_or_in_anothers_place_does_not_read() {
+        let value = chunk(&two_records(), 3).next().unwrap();
+        let read = |lane, base, value: &[u8]| {
+            read_chunk::<Damage>(lane, Offset(base), UserValue::new(value), |_| Ok(None))
+        };
+        assert_eq!(read(Lane::Streams, 7, &value).unwrap(), two_records());
+        assert!(read(Lane::Streams, 8, &value).is_err() && read(Lane::Queues, 7, &value).is_err());
+        for at in 0..value.len() {
+            let mut changed = value.to_vec();
+            changed[at] ^= 1;
+            assert!(read(Lane::Streams, 7, &changed).is_err(), "byte {at}");
+            assert!(read(Lane::Streams, 7, &value[..at]).is_err(), "cut to {at}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Copies: a backup while the store is in use, and restoring one.
+//!
+//! A backup is a data folder like any other, so restoring it is copying it again. It is made under another name and
+//! renamed when it is whole, so that half a backup is never taken for one.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fjall::{Readable, Snapshot};
+
+use crate::error::{OpenError, StoreError};
+use crate::options::{Fsync, Options};
+use crate::staged::Table;
+use crate::store::{Store, read_failed, read_from};
+use crate::{keys, values};
+
+/// Bytes copied in one batch.
+const BATCH_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Chunks, each of them checked.
+    pub chunks: u64,
+    /// Keys, over all keyspaces.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+}
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Something is there already.
+    #[error("{} exists and is not an empty folder; a copy never overwrites anything", .0.display())]
+    Exists(PathBuf),
+    /// The original could not be read, or the copy not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A folder could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The system did not let us.
+    #[error("the copy at {} could not be made: {source}", path.display())]
+    Io {
+        /// The copy.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Store {
+    /// Copies the store as it is between two commits to `to`, which is made and must not exist but as an empty folder.
+    /// Publishing goes on meanwhile; what comes later is not in the copy. Every chunk is checked on the way, so that a
+    /// backup never keeps damage for later.
+    ///
+    /// # Errors
+    /// When `to` exists, when something cannot be read, is damaged, or cannot be written. Then there is no `to`.
+    pub fn backup(&self, to: &Path) -> Result<Copied, BackupError> {
+        let io = |source| BackupError::Io {
+            path: to.to_owned(),
+            source,
+        };
+        // Removes an empty folder only.
+        match fs::remove_dir(to) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(BackupError::Exists(to.to_owned())),
+            _ => {}
+        }
+        let name = to.file_name().ok_or_else(|| BackupError::Exists(to.to_owned()))?;
+        let mut partial = name.to_owned();
+        partial.push(".partial");
+        let partial = to.with_file_name(partial);
+        match fs::remove_dir_all(&partial) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(e)),
+            _ => {}
+        }
+        let copied = self.copy_to(&partial)?;
+        fs::rename(&partial, to).map_err(io)?;
+        let parent = to
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(io)?;
+        Ok(copied)
+    }
+
+    /// Copies the backup at `from` to the data folder `to`, which must not exist but as an empty folder.
+    ///
+    /// # Errors
+    /// As [`Store::open`] for the backup, and [`Store::backup`] for the copy.
+    pub fn restore(from: &Path, to: &Path) -> Result<Copied, BackupError> {
+        let (backup, _) = Store::open(from, Options::default())?;
+        backup.backup(to)
+    }
+
+    fn copy_to(&self, folder: &Path) -> Result<Copied, BackupError> {
+        let options = Options {
+            fsync: Fsync::Never,
+            ..Options::default()
+        };
+        let (copy, _) = Store::open(folder, options)?;
+        let snapshot = {
+            // No batch is half written while the writer is ours.
+            let writer = self.writer();
+            copy.writer().progress.next_offsets = writer.progress.next_offsets;
+            self.0.database.snapshot()
+        };
+        let mut copied = Copied::default();
+        for table in Table::ALL {
+            self.copy_table(table, &snapshot, &copy, &mut copied)?;
+        }
+        copy.sync()?;
+        copy.flush()?;
+        Ok(copied)
+    }
+
+    fn copy_table(
+        &self,
+        table: Table,
+        snapshot: &Snapshot,
+        copy: &Store,
+        copied: &mut Copied,
+    ) -> Result<(), StoreError> {
+        let mut writer = copy.writer();
+        let mut waiting = 0;
+        for guard in snapshot.iter(self.keyspace(table)) {
+            let (key, value) = guard.into_inner().map_err(|e| read_from(table, e))?;
+            if table == Table::State && key == keys::progress() {
+                continue;
+            }
+            if table == Table::Log {
+                copied.chunks += u64::from(self.check_part(snapshot, &key, value.clone())?);
+            }
+            copied.keys += 1;
+            waiting += (key.len() + value.len()) as u64;
+            writer.staged.put(table, key, value);
+            if waiting >= BATCH_BYTES {
+                copied.bytes += std::mem::take(&mut waiting);
+                copy.write(&mut writer, &[])?;
+            }
+        }
+        copied.bytes += waiting;
+        copy.write(&mut writer, &[])
+    }
+
+    /// Checks the chunk that begins with this part. Answers whether one does.
+    fn check_part(
+        &self,
+        snapshot: &Snapshot,
+        key: &[u8],
+        value: fjall::UserValue,
+    ) -> Result<bool, StoreError> {
+        let Some((lane, base, part)) = keys::chunk_parts(key) else {
+            return Err(crate::store::value_damage(Table::Log, key).into());
+        };
+        if part > 0 {
+            return Ok(false);
+        }
+        let log = self.keyspace(Table::Log);
+        values::read_chunk(lane, base, value, |part| {
+            snapshot
+                .get(log, keys::chunk(lane, base, part))
+                .map_err(read_failed)
+        })?;
+        Ok(true)
+    }
+}

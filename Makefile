@@ -1,0 +1,50 @@
+# What people and CI run. `make help` lists it.
+
+# dev compiles quickly, release runs quickly.
+PROFILE ?= release
+# Tests have their own: debug assertions and overflow checks stay on.
+TEST_PROFILE ?= dev
+CARGO ?= cargo
+
+target_dir := $(or $(CARGO_TARGET_DIR),target)
+folder_of = $(target_dir)/$(if $(filter dev,$(1)),debug,$(1))
+pointsman := $(call folder_of,$(PROFILE))/pointsman
+demo_dir := $(target_dir)/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint bench crash fuzz clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## check for cargo and install the Wasm target where it is missing
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs, then run make again." >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "A C compiler is missing (the TLS library needs one): install gcc or clang, on Debian \`apt-get install gcc libc6-dev\`." >&2; exit 1; }
+	@sh wasm-routers/setup.sh
+
+# The whole workspace chooses features, as the tests do, so that nothing is compiled twice.
+build: setup ## build the binary (PROFILE=dev or release)
+	$(CARGO) build --workspace --bin pointsman --profile $(PROFILE)
+
+demo: build ## route orders through a Wasm router, or INPUT=file.jsonl by its field KEY=name
+	@rm -rf $(demo_dir)
+	$(pointsman) demo --data-dir $(demo_dir) $(if $(INPUT),--input '$(INPUT)') $(if $(KEY),--key '$(KEY)')
+
+test: setup ## run all tests
+	$(CARGO) test --workspace --profile $(TEST_PROFILE)
+
+lint: setup ## rustfmt and clippy, both without a warning
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --profile $(TEST_PROFILE) -- -D warnings
+
+bench: setup ## measure beside the raw limits of this machine
+	$(CARGO) bench --workspace --bench bench
+
+crash: setup ## kill a broker ROUNDS times and check its ledger
+	ROUNDS=$(or $(ROUNDS),500) $(CARGO) test --workspace --profile $(TEST_PROFILE) --test crash -- --nocapture
+
+fuzz: setup ## feed mutated bytes to every decoder for FUZZ_SECONDS each
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(CARGO) test --workspace --profile $(TEST_PROFILE) --test fuzz
+
+clean: ## remove everything that was built
+	$(CARGO) clean

@@ -52,10 +52,7 @@ const FORBIDDEN: [(&str, &[&[&str]]); 7] = [
     ),
     (
         "pointsman-router-host",
-        &[
-            &STORES,
-            &["quinn", "rustls", "pointsman-server", "pointsman-sdk"],
-        ],
+        &[&STORES, &["quinn", "rustls", "pointsman-server", "pointsman-sdk"]],
     ),
     ("pointsman-server", &[&["pointsman-cli", "pointsman-sdk"]]),
     ("pointsman-sdk", &[&STORES, &MACHINES, &BROKER]),

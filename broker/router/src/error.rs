@@ -40,6 +40,9 @@ pub enum ModuleError {
     /// Compiling took more than its limits allow.
     #[error("the module does not compile within its limits: {0}")]
     CompileLimit(String),
+    /// The module asks for more memory, tables or parts than an instance may have.
+    #[error("the module does not fit its sandbox: {0}")]
+    DoesNotFit(String),
     /// The module refused its configuration, in its own words.
     #[error("the module refuses this configuration: {0}")]
     ConfigRefused(String),
@@ -69,7 +72,7 @@ impl From<ModuleError> for ErrorBody {
                 ErrorCode::ModuleInvalid,
                 "build it without WASI: only pointsman:router/host may be imported",
             ),
-            ModuleError::CompileLimit(_) => (ErrorCode::LimitReached, ""),
+            ModuleError::CompileLimit(_) | ModuleError::DoesNotFit(_) => (ErrorCode::LimitReached, ""),
             ModuleError::ConfigRefused(_) => (ErrorCode::ModuleConfigRefused, ""),
             ModuleError::Failed(_) => (ErrorCode::ModuleFailed, ""),
             ModuleError::NotLoaded(_) => (ErrorCode::NotFound, ""),

@@ -109,8 +109,8 @@ fn staging_path(path: &Path) -> PathBuf {
 
 /// Maps an artefact that the compiler of this broker just made or that carries its MAC.
 fn machine_code(engine: &Engine, artefact: &[u8]) -> Result<Code, ModuleError> {
-    let broken =
-        |error: wasmtime::Error| ModuleError::Broker(format!("a compiled module does not load: {error:#}"));
+    // The bytes are as they were made, so what can be wrong is that the sandbox has no slot of that size.
+    let does_not_fit = |error: wasmtime::Error| ModuleError::DoesNotFit(format!("{}", error.root_cause()));
     match Engine::detect_precompiled(artefact) {
         Some(Precompiled::Component) => {
             #[expect(
@@ -118,7 +118,7 @@ fn machine_code(engine: &Engine, artefact: &[u8]) -> Result<Code, ModuleError> {
                 reason = "the bytes are this broker's own compiler's, by its MAC or straight from it"
             )]
             let component = unsafe { Component::deserialize(engine, artefact) };
-            component.map(Code::Component).map_err(broken)
+            component.map(Code::Component).map_err(does_not_fit)
         }
         Some(Precompiled::Module) => {
             #[expect(
@@ -126,7 +126,7 @@ fn machine_code(engine: &Engine, artefact: &[u8]) -> Result<Code, ModuleError> {
                 reason = "the bytes are this broker's own compiler's, by its MAC or straight from it"
             )]
             let module = unsafe { Module::deserialize(engine, artefact) };
-            module.map(Code::Core).map_err(broken)
+            module.map(Code::Core).map_err(does_not_fit)
         }
         None => Err(ModuleError::Broker("the compiler made no module".into())),
     }

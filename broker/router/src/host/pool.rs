@@ -12,6 +12,8 @@ use super::record::lock;
 pub(crate) struct Pool {
     idle: Mutex<Vec<Instance>>,
     turns: Semaphore,
+    /// Most instances to keep: as many as can be busy at once.
+    kept: usize,
 }
 
 impl Default for Pool {
@@ -20,6 +22,7 @@ impl Default for Pool {
         Pool {
             idle: Mutex::default(),
             turns: Semaphore::new(cores),
+            kept: cores,
         }
     }
 }
@@ -34,7 +37,11 @@ impl Pool {
         lock(&self.idle).pop()
     }
 
+    /// Keeps an instance for later; one too many is dropped, as while the poison of a batch is searched with new ones.
     pub(crate) fn give_back(&self, instance: Instance) {
-        lock(&self.idle).push(instance);
+        let mut idle = lock(&self.idle);
+        if idle.len() < self.kept {
+            idle.push(instance);
+        }
     }
 }

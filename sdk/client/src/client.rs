@@ -34,8 +34,8 @@ pub struct Client {
 }
 
 /// What all handles of one client share; dropping it closes the client.
-pub(crate) struct Inner {
-    pub(crate) links: Links,
+struct Inner {
+    links: Links,
     closing: watch::Sender<bool>,
     requests: Semaphore,
     request_timeout: Duration,
@@ -106,14 +106,7 @@ impl Client {
             }
             link.request(&request, body).await
         };
-        let after = self.inner.request_timeout;
-        match tokio::time::timeout(after, exchange).await {
-            Ok(reply) => reply,
-            Err(_) => Err(Error::Timeout {
-                what: "a request",
-                after,
-            }),
-        }
+        self.within_time("a request", exchange).await
     }
 
     /// Closes the client: publishers take no more and their last messages are confirmed, settlements are written,
@@ -124,8 +117,22 @@ impl Client {
         self.inner.links.ended().await;
     }
 
-    pub(crate) fn inner(&self) -> &Arc<Inner> {
-        &self.inner
+    /// How this client's streams come by a connection.
+    pub(crate) fn links(&self) -> &Links {
+        &self.inner.links
+    }
+
+    /// Waits no longer than the request timeout.
+    pub(crate) async fn within_time<T>(
+        &self,
+        what: &'static str,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let after = self.inner.request_timeout;
+        match tokio::time::timeout(after, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Timeout { what, after }),
+        }
     }
 }
 
@@ -241,7 +248,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a request may take, with waiting for a connection; 30 seconds otherwise.
+    /// How long a request, or opening a publisher or consumer, may take, with waiting for a connection; 30 seconds
+    /// otherwise.
     pub fn request_timeout(mut self, timeout: Duration) -> ClientBuilder {
         self.request_timeout = timeout;
         self

@@ -80,9 +80,13 @@ impl ConsumerBuilder {
     /// [`Error::Refused`] when there is no such queue or it is another's, and what ended the connection when it is
     /// lost meanwhile.
     pub async fn open(self) -> Result<Consumer, Error> {
-        let links = self.client.inner().links.clone();
-        let link = links.current().await?;
-        let (stream, opened) = ConsumerStream::open(&link, &self.open).await?;
+        let links = self.client.links().clone();
+        let opening = async {
+            let link = links.current().await?;
+            let (stream, opened) = ConsumerStream::open(&link, &self.open).await?;
+            Ok((link, stream, opened))
+        };
+        let (link, stream, opened) = self.client.within_time("opening a consumer", opening).await?;
         let shared = Arc::new(Shared {
             open: OpenConsumer {
                 tag: opened.tag,
@@ -95,6 +99,7 @@ impl ConsumerBuilder {
                 credit: CreditAccount::new(self.prefetch, self.prefetch_bytes),
                 writing: false,
                 waiting: None,
+                abandoned: false,
                 ended: None,
             }),
             wake: Notify::new(),
@@ -199,6 +204,12 @@ impl Stream for Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
+        let mut state = lock(&self.shared.state);
+        state.abandoned = true;
+        let unread = std::mem::take(&mut state.arrived);
+        drop(state);
+        // Each holds what is locked above.
+        drop(unread);
         self.shared.closing.notify_one();
     }
 }
@@ -225,6 +236,8 @@ struct ConsumerState {
     writing: bool,
     /// Who waits for a delivery.
     waiting: Option<Waker>,
+    /// The handle is gone, so nobody reads what arrives.
+    abandoned: bool,
     /// Set when the consumer has ended: with the error until that is handed out.
     ended: Option<Option<Error>>,
 }
@@ -271,10 +284,16 @@ impl Shared {
         // Closing on purpose is not an error.
         let end = end.filter(|error| !matches!(error, Error::Closed { .. }));
         let mut state = lock(&self.state);
+        // What arrived before an error can still be read; nobody settles what was closed on purpose.
+        let unread = match state.abandoned || end.is_none() {
+            true => std::mem::take(&mut state.arrived),
+            false => VecDeque::new(),
+        };
         state.ended = Some(end);
         state.settlements.clear();
         let waiting = state.waiting.take();
         drop(state);
+        drop(unread);
         self.flushed.notify_waiters();
         waiting.inspect(Waker::wake_by_ref);
     }

@@ -110,9 +110,9 @@ impl Delivery {
             .settle(self.generation, self.frame.header.id, self.bytes(), how);
     }
 
-    /// What it counts as against the credit, in bytes.
+    /// What it counts as against the credit, in bytes: the message's own metadata and body.
     pub(crate) fn bytes(&self) -> u64 {
-        self.frame.content.len() as u64
+        (self.frame.content.len() - self.message_at) as u64
     }
 
     fn about(&self) -> DeliveryMeta<'_> {

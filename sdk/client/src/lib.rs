@@ -25,7 +25,8 @@
 //! ```
 //!
 //! One UDP socket carries everything: requests on one QUIC stream, and a stream of its own for each publisher and
-//! consumer, so that none waits for another. Each stream has one task; nothing runs on a timer.
+//! consumer, so that none waits for another. Each stream has one task, which writes what waits as one; nothing waits on
+//! a timer to be written.
 
 #![forbid(unsafe_code)]
 

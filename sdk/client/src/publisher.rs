@@ -73,14 +73,18 @@ impl PublisherBuilder {
         let mut identity = [0; 16];
         getrandom::fill(&mut identity)
             .map_err(|e| Error::Protocol(format!("the system gives no random numbers: {e}")))?;
-        let links = self.client.inner().links.clone();
-        let link = links.current().await?;
+        let links = self.client.links().clone();
         let open = OpenPublisher {
             exchange: self.exchange,
             identity: u128::from_le_bytes(identity),
             window: self.window,
         };
-        let (stream, opened) = Stream::open(&link, &open).await?;
+        let opening = async {
+            let link = links.current().await?;
+            let (stream, opened) = Stream::open(&link, &open).await?;
+            Ok((link, stream, opened))
+        };
+        let (link, stream, opened) = self.client.within_time("opening a publisher", opening).await?;
         let window = opened.window.clamp(1, self.window);
         // A single message may be larger than the window, never larger than this.
         let window_bytes = opened.window_bytes.clamp(1, u64::from(u32::MAX >> 1)) as u32;

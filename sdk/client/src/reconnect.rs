@@ -14,6 +14,9 @@ use crate::transport::Target;
 
 /// How long streams may take to finish what is in flight before a connection is closed on purpose.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long the first attempt to connect anew may take, up to the connect timeout; doubled with every failure. A broker
+/// that starts meanwhile hears the next attempt sooner than QUIC repeats the one before.
+const ATTEMPT_MIN: Duration = Duration::from_secs(1);
 /// The first wait before connecting anew; doubled with every failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest wait before connecting anew.
@@ -149,12 +152,15 @@ impl Supervisor {
 
     async fn connect_anew(&self, generation: u64) -> Result<(Link, ControlStream), Error> {
         let mut backoff = Backoff::default();
+        let mut target = self.target.clone();
+        target.timeout = ATTEMPT_MIN.min(self.target.timeout);
         loop {
             backoff.wait().await;
-            match Link::establish(&self.target, &self.hello, generation).await {
+            match Link::establish(&target, &self.hello, generation).await {
                 Err(error) if !is_final(&error) => tracing::debug!(%error, "still not connected"),
                 established => return established,
             }
+            target.timeout = (target.timeout * 2).min(self.target.timeout);
         }
     }
 

@@ -33,7 +33,7 @@ pub struct ConsumerOpened {
 pub struct Credit {
     /// How many more messages.
     pub messages: u32,
-    /// How many more bytes of metadata and bodies.
+    /// How many more bytes of messages: their own metadata, without the [`DeliveryMeta`], and bodies.
     pub bytes: u64,
 }
 

@@ -30,7 +30,7 @@ fn bytes(text: &str) -> Vec<u8> {
             out.extend(std::iter::repeat_n(byte, times.parse().unwrap()));
         } else {
             let digits: Vec<char> = token.chars().collect();
-            assert!(digits.len() % 2 == 0, "half a byte in {token}");
+            assert!(digits.len().is_multiple_of(2), "half a byte in {token}");
             out.extend(digits.chunks(2).map(|pair| {
                 u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap_or_else(|_| panic!("{token}"))
             }));
@@ -59,7 +59,7 @@ fn golden_frame(kind: Kind, flags: u8, id: u64, meta: &impl Serialize, body: &[u
     let expected = bytes(text);
     let mut out = BytesMut::new();
     frame::put(&mut out, kind, flags, id, meta, body);
-    assert_eq!(Bytes::from(expected.clone()), out, "{kind:?}");
+    assert_eq!(Bytes::from(expected), out, "{kind:?}");
     let frame = Frame::take(&mut out, body.len() as u32).unwrap().unwrap();
     assert!(out.is_empty(), "{kind:?}");
     let header = frame.header;

@@ -35,7 +35,7 @@ impl Parts {
         let text = |at: usize| self.texts[at].as_deref();
         MessageMeta {
             routing_key: text(0).unwrap_or_default(),
-            persistent: self.numbers[0] % 2 == 0,
+            persistent: self.numbers[0] > self.numbers[1],
             priority: self.numbers[0] as u8,
             message_id: text(1),
             timestamp: text(1).map(|_| self.numbers[0]),

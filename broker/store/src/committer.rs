@@ -1,5 +1,6 @@
 //! The commit thread: whatever queued up while the last group was written is the next group.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -165,7 +166,9 @@ struct Worker {
 impl Worker {
     fn run(mut self, mut done: impl FnMut(Done)) {
         let mut group = Vec::new();
-        let result = self.work(&mut group, &mut done);
+        // A panic must not leave the driver waiting for ever.
+        let result = catch_unwind(AssertUnwindSafe(|| self.work(&mut group, &mut done)))
+            .unwrap_or_else(|_| Err(StoreError::Stopped("the commit thread panicked".to_owned())));
         if let Err(error) = result {
             tracing::error!(%error, "the store failed; nothing is confirmed any more");
             self.fail();

@@ -185,3 +185,18 @@ fn a_reader_answers_in_order_and_passes_errors_on() {
         .collect();
     assert_eq!(results, [true, false, true]);
 }
+
+#[test]
+fn a_panic_on_the_commit_thread_is_a_failure_and_blocks_nobody() {
+    let (_dir, store) = open(Options::default());
+    let (tell, told) = channel();
+    let committer = Committer::start(store, move |done| match done {
+        Done::Durable { .. } => panic!("as the test wants it"),
+        Done::Failed { error } => tell.send(error).unwrap(),
+    });
+    for number in 1..5_000 {
+        committer.submit(number, append(number, 10), true);
+    }
+    committer.stop();
+    assert!(matches!(told.recv().unwrap(), StoreError::Stopped(_)));
+}

@@ -218,7 +218,7 @@ impl Host {
 }
 
 /// Runs a call on this thread to its end. A call is only ever pending because it yields after a tick.
-fn run<T>(call: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(call: impl Future<Output = T>) -> T {
     let mut call = std::pin::pin!(call);
     let mut context = Context::from_waker(Waker::noop());
     loop {

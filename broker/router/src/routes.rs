@@ -227,3 +227,6 @@ pub(crate) fn refused(sequence: u64, refusal: ErrorBody) -> Publish {
         copies: SmallVec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use crate::output::Format;
 
 /// A message broker that routes through WebAssembly modules you swap while it runs.
 #[derive(Debug, Parser)]
-#[command(name = "pointsman", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "pointsman", version, max_term_width = 100)]
 #[command(after_help = "Start a broker with `pointsman serve`; see it all at work with `pointsman demo`.")]
 pub(crate) struct Cli {
     #[command(flatten)]

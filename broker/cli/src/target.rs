@@ -98,9 +98,15 @@ fn merge(explicit: Layer, mut context: Layer) -> Result<Target, CliError> {
     let server = all.server.unwrap_or_else(|| format!("127.0.0.1:{DEFAULT_PORT}"));
     let (host, port) = split_server(&server)?;
     let missing = |what: &str, flag: &str| {
-        CliError::usage(format!("no {what} is known for the broker at {server}")).hint(format!(
-            "start `pointsman serve` once on this machine, or give {flag} or choose a context with --context"
-        ))
+        let hint = match elsewhere {
+            true => format!("give {flag}: what a context holds is used for that context's server only"),
+            false => {
+                format!(
+                    "start `pointsman serve` once on this machine, give {flag}, or name a context with --context"
+                )
+            }
+        };
+        CliError::usage(format!("no {what} is known for the broker at {server}")).hint(hint)
     };
     Ok(Target {
         host,

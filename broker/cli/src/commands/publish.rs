@@ -12,6 +12,7 @@ use pointsman_protocol::frame;
 use pointsman_protocol::publish::Outcome;
 use pointsman_sdk::{Confirmation, HeaderValue, Message, Publisher};
 use serde::Serialize;
+use serde_json::Value as Json;
 use tokio::sync::mpsc;
 
 use super::binding::BindingView;
@@ -38,7 +39,7 @@ pub(crate) struct PublishArgs {
     #[arg(long, value_name = "FILE")]
     jsonl: Option<PathBuf>,
     /// The JSON field whose value is the routing key, with dots into objects, such as customer.region
-    #[arg(long, value_name = "FIELD", requires = "jsonl", conflicts_with = "key")]
+    #[arg(long, value_name = "FIELD", requires = "jsonl", conflicts_with_all = ["key", "body", "file"])]
     key_field: Option<String>,
     /// The routing key
     #[arg(short, long, default_value = "", hide_default_value = true)]
@@ -245,7 +246,7 @@ impl<L: Iterator<Item = std::io::Result<String>>> Iterator for JsonLines<L> {
 
 impl<L> JsonLines<L> {
     fn message(&self, line: String) -> Result<Message, CliError> {
-        let value: serde_json::Value = serde_json::from_str(&line)
+        let value: Json = serde_json::from_str(&line)
             .map_err(|error| CliError::usage(format!("line {} is not JSON: {error}", self.number)))?;
         let key = match &self.args.key_field {
             Some(field) => key_at(&value, field).ok_or_else(|| {
@@ -262,13 +263,17 @@ impl<L> JsonLines<L> {
 }
 
 /// The value of a field as a routing key; a dot in `field` goes into an object unless a field is named so.
-pub(crate) fn key_at(value: &serde_json::Value, field: &str) -> Option<String> {
-    use serde_json::Value as Json;
+fn key_at(value: &Json, field: &str) -> Option<String> {
     let found = match value.get(field) {
         Some(found) => found,
         None => field.split('.').try_fold(value, |value, part| value.get(part))?,
     };
-    match found {
+    scalar_text(found)
+}
+
+/// A text, number or truth value as text.
+pub(crate) fn scalar_text(value: &Json) -> Option<String> {
+    match value {
         Json::String(text) => Some(text.clone()),
         Json::Number(number) => Some(number.to_string()),
         Json::Bool(yes) => Some(yes.to_string()),

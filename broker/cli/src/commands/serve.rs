@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use etcetera::BaseStrategy;
-use pointsman_server::{AdminCredential, Config, Layer};
+use pointsman_server::{AdminCredential, Config, Layer, StartError};
+use pointsman_store::OpenError;
 use serde::Serialize;
 
 use crate::commands::{App, log_filter, variable};
@@ -217,8 +218,14 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-fn start_error(error: pointsman_server::StartError) -> CliError {
-    CliError::failed("Start", error.to_string())
+fn start_error(error: StartError) -> CliError {
+    let hint = match &error {
+        StartError::Store(OpenError::InUse { .. }) => {
+            "stop that process, or name another folder with --data-dir"
+        }
+        _ => "",
+    };
+    CliError::failed("Start", error.to_string()).hint(hint)
 }
 
 #[cfg(test)]

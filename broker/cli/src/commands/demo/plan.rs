@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use crate::commands::publish::key_at;
+use crate::commands::publish::scalar_text;
 use crate::error::CliError;
 
 /// Values of a user's field that get a queue of their own.
@@ -54,7 +54,7 @@ impl Plan {
     pub(crate) fn of_file(input: &Path, field: &str) -> Result<Plan, CliError> {
         let messages = lines(input, field)?;
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for (kind, _, _) in &messages {
+        for (kind, _, _) in messages.iter().filter(|(kind, ..)| !kind.is_empty()) {
             *counts.entry(kind).or_default() += 1;
         }
         let mut values: Vec<(&str, usize)> = counts.into_iter().collect();
@@ -152,8 +152,8 @@ fn lines(path: &Path, field: &str) -> Result<Vec<(String, Json, Line)>, CliError
             ))
         })?;
         // A message without the field is a kind of its own and goes to `other`.
-        let kind = key_at(&json, field).unwrap_or_default();
         let value = at(&json, field).cloned().unwrap_or_default();
+        let kind = scalar_text(&value).unwrap_or_default();
         messages.push((
             kind,
             value,
@@ -164,7 +164,10 @@ fn lines(path: &Path, field: &str) -> Result<Vec<(String, Json, Line)>, CliError
         ));
     }
     match messages.len() {
-        0 => Err(CliError::usage(format!("{} holds no messages", path.display()))),
+        0 | 1 => Err(CliError::usage(format!(
+            "{} holds fewer than two messages",
+            path.display()
+        ))),
         n if n > MESSAGES_MAX => Err(CliError::usage(format!(
             "{} holds {n} messages, over the demo's limit of {MESSAGES_MAX}",
             path.display()

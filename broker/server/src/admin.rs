@@ -1,5 +1,6 @@
 //! Requests that the core cannot answer alone: the broker's state, and everything that calls a module.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -289,6 +290,25 @@ pub(crate) fn load_active(host: &Host, store: &Store, topology: &Topology) {
             tracing::error!(router = router.name, %error, "the active version cannot be loaded");
         }
     }
+}
+
+/// Drops modules whose last version was unloaded.
+pub(crate) fn forget_unused(host: &Host, before: &Topology, after: &Topology) {
+    if before.routers.ptr_eq(&after.routers) {
+        return;
+    }
+    let used: BTreeSet<Digest> = digests(after).collect();
+    for digest in digests(before).filter(|digest| !used.contains(digest)) {
+        host.forget(digest);
+    }
+}
+
+fn digests(topology: &Topology) -> impl Iterator<Item = Digest> {
+    topology
+        .routers
+        .values()
+        .flat_map(|router| router.versions.values())
+        .map(|spec| spec.digest)
 }
 
 fn ensure_loaded(host: &Host, store: &Store, digest: Digest) -> Result<(), ErrorBody> {

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use pointsman_core::{Broker, Commit, ConnectionId, ConsumerId, Effect, Input, PublisherId, Totals};
 use pointsman_protocol::session::Notice;
-use pointsman_router_host::Routes;
+use pointsman_router_host::{Host, Routes};
 use pointsman_store::{Committer, Reader, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -26,6 +26,7 @@ pub(crate) struct Driver {
     inbox: Inbox,
     committer: Committer,
     reader: Reader,
+    host: Arc<Host>,
     routes: Arc<ArcSwap<Routes>>,
     connections: HashMap<ConnectionId, mpsc::UnboundedSender<ControlEvent>>,
     publishers: HashMap<PublisherId, mpsc::UnboundedSender<PublisherEvent>>,
@@ -71,6 +72,7 @@ impl Driver {
         inbox: Inbox,
         committer: Committer,
         reader: Reader,
+        host: Arc<Host>,
         routes: Arc<ArcSwap<Routes>>,
     ) -> Driver {
         Driver {
@@ -78,6 +80,7 @@ impl Driver {
             inbox,
             committer,
             reader,
+            host,
             routes,
             connections: HashMap::new(),
             publishers: HashMap::new(),
@@ -356,8 +359,9 @@ impl Driver {
             }
             Effect::ReadChunk { lane, base } => self.reader.read_chunk(lane, base),
             Effect::Topology(topology) => {
-                let next = self.routes.load().next(topology);
-                self.routes.store(next);
+                let routes = self.routes.load();
+                crate::admin::forget_unused(&self.host, routes.topology(), &topology);
+                self.routes.store(routes.next(topology));
             }
         }
     }

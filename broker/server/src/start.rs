@@ -156,7 +156,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .map_err(|error| StartError::Listen { address, error })?;
 
     let (mailbox, inbox) = mailbox();
-    let ended = drive(broker, inbox, &mailbox, &store, routes.clone())?;
+    let ended = drive(broker, inbox, &mailbox, &store, host.clone(), routes.clone())?;
     let (drain, draining) = watch::channel(false);
     let (held, sessions) = mpsc::channel(1);
     let drain_timeout = config.drain_timeout;
@@ -218,6 +218,7 @@ fn drive(
     inbox: Inbox,
     mailbox: &Mailbox,
     store: &Store,
+    host: Arc<Host>,
     routes: Arc<ArcSwap<Routes>>,
 ) -> Result<oneshot::Receiver<Ended>, StartError> {
     let to_driver = mailbox.clone();
@@ -231,7 +232,7 @@ fn drive(
     let reader = Reader::start(store.clone(), move |done| {
         to_driver.send_now(read_mail(done));
     });
-    let driver = Driver::new(broker, inbox, committer, reader, routes);
+    let driver = Driver::new(broker, inbox, committer, reader, host, routes);
     let (sender, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name("driver".to_owned())

@@ -6,7 +6,10 @@ use pointsman_sdk::{BindingSpec, Client, ExchangeSpec, Message, Outcome, QueueSp
 use pointsman_server::{AdminCredential, Config, Layer, Running};
 
 async fn start(dir: &Path) -> Running {
-    let flags = Layer { listen: Some(([127, 0, 0, 1], 0).into()), ..Layer::default() };
+    let flags = Layer {
+        listen: Some(([127, 0, 0, 1], 0).into()),
+        ..Layer::default()
+    };
     let compiler = (PathBuf::from("/bin/false"), Vec::new());
     let config = Config::load(None, [], flags, dir.to_owned(), compiler).unwrap();
     pointsman_server::start(config).await.unwrap()
@@ -29,9 +32,15 @@ async fn what_was_confirmed_before_a_restart_is_consumed_after_it() {
     let running = start(dir.path()).await;
     let admin = running.first_start.clone().unwrap();
     let client = connect(&running, &admin).await;
-    client.declare_exchange(ExchangeSpec::direct("orders")).await.unwrap();
+    client
+        .declare_exchange(ExchangeSpec::direct("orders"))
+        .await
+        .unwrap();
     client.declare_queue(QueueSpec::durable("paid")).await.unwrap();
-    client.bind(BindingSpec::queue("orders", "paid").key("order.paid")).await.unwrap();
+    client
+        .bind(BindingSpec::queue("orders", "paid").key("order.paid"))
+        .await
+        .unwrap();
     let publisher = client.publisher("orders").await.unwrap();
     let mut confirmations = Vec::new();
     for n in 0..1_000 {
@@ -41,7 +50,10 @@ async fn what_was_confirmed_before_a_restart_is_consumed_after_it() {
     for confirmation in confirmations {
         assert_eq!(confirmation.await.unwrap(), Outcome::Routed { queues: 1 });
     }
-    let nowhere = publisher.publish(Message::new("x").key("order.lost")).await.unwrap();
+    let nowhere = publisher
+        .publish(Message::new("x").key("order.lost"))
+        .await
+        .unwrap();
     assert_eq!(nowhere.await.unwrap(), Outcome::Unroutable);
     client.close().await;
     running.shutdown().await.unwrap();
@@ -62,7 +74,11 @@ async fn what_was_confirmed_before_a_restart_is_consumed_after_it() {
 
     let running = start(dir.path()).await;
     let client = connect(&running, &admin).await;
-    assert_eq!(client.queue("paid").await.unwrap().ready, 0, "an acknowledged message came back");
+    assert_eq!(
+        client.queue("paid").await.unwrap().ready,
+        0,
+        "an acknowledged message came back"
+    );
     client.close().await;
     running.shutdown().await.unwrap();
 }

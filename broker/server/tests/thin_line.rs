@@ -36,9 +36,9 @@ async fn what_was_confirmed_before_a_restart_is_consumed_after_it() {
         .declare_exchange(ExchangeSpec::direct("orders"))
         .await
         .unwrap();
-    client.declare_queue(QueueSpec::durable("paid")).await.unwrap();
+    client.declare_queue(QueueSpec::new("paid")).await.unwrap();
     client
-        .bind(BindingSpec::queue("orders", "paid").key("order.paid"))
+        .bind(BindingSpec::to_queue("orders", "paid", "order.paid"))
         .await
         .unwrap();
     let publisher = client.publisher("orders").await.unwrap();

@@ -88,26 +88,24 @@ async fn declare(app: &App, args: DeclareArgs) -> Result<(), CliError> {
 }
 
 async fn show(app: &App, name: String) -> Result<(), CliError> {
-    for view in list(app, Some(name.clone())).await? {
-        let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
-        let none = || "none".to_owned();
-        return app.output.one(
-            &view,
-            &[
-                ("name", view.name.clone()),
-                ("kind", view.kind.to_owned()),
-                ("durable", yes_no(view.durable)),
-                ("auto-delete", yes_no(view.auto_delete)),
-                ("alternate", view.alternate.clone().unwrap_or_else(none)),
-                ("router", view.router.clone().unwrap_or_else(none)),
-                ("bindings", view.bindings.to_string()),
-            ],
-        );
-    }
-    Err(CliError::failed(
-        "NotFound",
-        format!("there is no exchange `{name}`"),
-    ))
+    let Some(view) = list(app, Some(name.clone())).await?.into_iter().next() else {
+        let message = format!("there is no exchange `{name}`");
+        return Err(CliError::failed("NotFound", message));
+    };
+    let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
+    let none = || "none".to_owned();
+    app.output.one(
+        &view,
+        &[
+            ("name", view.name.clone()),
+            ("kind", view.kind.to_owned()),
+            ("durable", yes_no(view.durable)),
+            ("auto-delete", yes_no(view.auto_delete)),
+            ("alternate", view.alternate.clone().unwrap_or_else(none)),
+            ("router", view.router.clone().unwrap_or_else(none)),
+            ("bindings", view.bindings.to_string()),
+        ],
+    )
 }
 
 async fn list(app: &App, name: Option<String>) -> Result<Vec<ExchangeView>, CliError> {

@@ -113,13 +113,12 @@ pub(crate) async fn run(app: &App, command: QueueCommand) -> Result<(), CliError
 }
 
 async fn show(app: &App, name: String) -> Result<(), CliError> {
-    for queue in queues(app, Request::ListQueues(Some(name.clone()))).await? {
-        return app.output.one(&queue, &queue.lines());
-    }
-    Err(CliError::failed(
-        "NotFound",
-        format!("there is no queue `{name}`"),
-    ))
+    let found = queues(app, Request::ListQueues(Some(name.clone()))).await?;
+    let Some(queue) = found.into_iter().next() else {
+        let message = format!("there is no queue `{name}`");
+        return Err(CliError::failed("NotFound", message));
+    };
+    app.output.one(&queue, &queue.lines())
 }
 
 async fn remove(app: &App, request: Request, did: &str) -> Result<(), CliError> {

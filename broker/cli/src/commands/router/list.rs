@@ -48,18 +48,16 @@ pub(crate) async fn list(app: &App) -> Result<(), CliError> {
 }
 
 pub(crate) async fn show(app: &App, name: String) -> Result<(), CliError> {
-    for router in routers(app, Some(name.clone())).await? {
-        app.output.one(&router, &router.lines())?;
-        if !router.versions.is_empty() && app.output.format == crate::output::Format::Table {
-            app.output.say("")?;
-            app.output.list(&router.versions)?;
-        }
-        return Ok(());
+    let Some(router) = routers(app, Some(name.clone())).await?.into_iter().next() else {
+        let message = format!("there is no router `{name}`");
+        return Err(CliError::failed("NotFound", message));
+    };
+    app.output.one(&router, &router.lines())?;
+    if !router.versions.is_empty() && app.output.format == crate::output::Format::Table {
+        app.output.say("")?;
+        app.output.list(&router.versions)?;
     }
-    Err(CliError::failed(
-        "NotFound",
-        format!("there is no router `{name}`"),
-    ))
+    Ok(())
 }
 
 async fn routers(app: &App, name: Option<String>) -> Result<Vec<RouterView>, CliError> {

@@ -255,7 +255,7 @@ fn a_router_exchange_has_a_quarantine_queue_that_stays_while_it_holds_messages()
         if_unused: false,
         if_empty: false,
     };
-    assert_eq!(bench.refusal(delete.clone()).code, ErrorCode::InUse);
+    assert_eq!(bench.refusal(delete).code, ErrorCode::InUse);
     bench.open_publisher(1, 1);
     bench.turn([publish(1, vec![message(1, "poison", &[queue])])]);
     let delete_exchange = Request::DeleteExchange {

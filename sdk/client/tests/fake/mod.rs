@@ -160,6 +160,11 @@ impl Stream {
         }
     }
 
+    /// Whether the stream ends here, or goes with its connection, without another frame.
+    pub(crate) async fn ends(&mut self) -> bool {
+        self.buffer.is_empty() && !matches!(self.receive.read_chunk(usize::MAX, true).await, Ok(Some(_)))
+    }
+
     /// The id, metadata and body of the next frame, which is of that kind.
     pub(crate) async fn take<T: DeserializeOwned>(&mut self, kind: Kind) -> (u64, T, Bytes) {
         let frame = self.next().await.expect("a frame");

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
+use ring::hmac;
 
 use crate::session::{self, Shared, going_away};
 
@@ -21,8 +23,12 @@ const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Connections that may be opening at once; more are refused at once, before they cost a handshake.
 const HANDSHAKES_MAX: usize = 1_024;
 
-/// Opens the endpoint.
-pub(crate) fn bind(address: SocketAddr, tls: rustls::ServerConfig) -> std::io::Result<Endpoint> {
+/// Opens the endpoint. `secret` is the data folder's own: see [`endpoint_config`].
+pub(crate) fn bind(
+    address: SocketAddr,
+    tls: rustls::ServerConfig,
+    secret: &[u8; 32],
+) -> std::io::Result<Endpoint> {
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).map_err(std::io::Error::other)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(Arc::new(transport()));
@@ -33,7 +39,22 @@ pub(crate) fn bind(address: SocketAddr, tls: rustls::ServerConfig) -> std::io::R
     let _ = raw.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = raw.set_send_buffer_size(SOCKET_BUFFER);
     let runtime = Arc::new(quinn::TokioRuntime);
-    Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
+    Endpoint::new(endpoint_config(secret), Some(config), socket, runtime)
+}
+
+/// A broker that was killed cannot say goodbye. When it is back it knows none of its connections any more, but with
+/// the same secret it recognises their packets and can prove that it was the peer (RFC 9000, section 10.3), so its
+/// clients connect anew at once instead of when they give up waiting.
+fn endpoint_config(secret: &[u8; 32]) -> EndpointConfig {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let for_ids = hmac::sign(&key, b"connection ids");
+    let for_ids = for_ids
+        .as_ref()
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let mut config = EndpointConfig::new(Arc::new(key));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(for_ids)));
+    config
 }
 
 fn transport() -> TransportConfig {

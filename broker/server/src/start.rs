@@ -135,7 +135,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 
     let host = Host::new(HostOptions {
         cache_dir: data_dir.join("modules"),
-        mac_key: mac_key(&data_dir)?,
+        mac_key: secret(&data_dir, "module-key")?,
         compile: CompileMode::Child {
             exe: config.compiler.0.clone(),
             args: config.compiler.1.clone(),
@@ -150,7 +150,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let routes = Arc::new(ArcSwap::new(Routes::new(host.clone(), topology)));
 
     let address = config.listen;
-    let endpoint = listen::bind(address, tls).map_err(|error| StartError::Listen { address, error })?;
+    let reset_secret = secret(&data_dir, "reset-key")?;
+    let endpoint =
+        listen::bind(address, tls, &reset_secret).map_err(|error| StartError::Listen { address, error })?;
     let address = endpoint
         .local_addr()
         .map_err(|error| StartError::Listen { address, error })?;
@@ -280,9 +282,9 @@ fn read_mail(done: ReadDone) -> Mail {
     }
 }
 
-/// The key that compiled modules are authenticated with: made once, readable by the broker only.
-fn mac_key(data_dir: &std::path::Path) -> Result<[u8; 32], StartError> {
-    let path = data_dir.join("module-key");
+/// A key of this data folder: made once, readable by the broker only.
+fn secret(data_dir: &std::path::Path, name: &str) -> Result<[u8; 32], StartError> {
+    let path = data_dir.join(name);
     if let Ok(bytes) = std::fs::read(&path)
         && let Ok(key) = <[u8; 32]>::try_from(bytes)
     {

@@ -17,7 +17,7 @@ async fn a_confirmed_persistent_message_survives_a_crash() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_not_persistent_is_gone_after_a_crash() {
+async fn of_persistent_and_other_messages_a_crash_may_take_the_others_only() {
     let mut broker = Broker::start();
     let client = broker.client().await;
     client.declare_queue(QueueSpec::new("q")).await.unwrap();
@@ -27,7 +27,12 @@ async fn a_message_that_is_not_persistent_is_gone_after_a_crash() {
     }
     broker.kill9();
     broker.restart();
-    assert_eq!(take_all(&broker.client().await, "q").await, ["0", "2", "4"]);
+    // A message that is not persistent waits for no sync, so whether it is on disk by then is chance.
+    let left = take_all(&broker.client().await, "q").await;
+    assert!(left.is_sorted(), "{left:?}");
+    for n in ["0", "2", "4"] {
+        assert_eq!(left.iter().filter(|body| *body == n).count(), 1, "{left:?}");
+    }
 }
 
 #[tokio::test]

@@ -6,22 +6,22 @@
 
 #![forbid(unsafe_code)]
 
-mod broker;
-pub mod catalog;
-pub mod chunk;
-pub mod commit;
-mod consume;
-mod consumer;
-mod definitions;
-pub mod ids;
-pub mod input;
 pub mod limits;
-mod log;
+pub mod ids;
+pub mod catalog;
+pub mod topology;
+pub mod input;
+mod broker;
 mod publish;
 mod publisher;
+mod definitions;
+mod log;
 mod queue;
+mod consume;
+mod consumer;
+pub mod chunk;
+pub mod commit;
 mod restore;
-pub mod topology;
 
 pub use broker::{Broker, Totals};
 pub use chunk::{Chunk, ChunkBuilder};

@@ -5,15 +5,15 @@
 //! say which queues get which form of each. Exchanges of the kinds that are plain Rust are decided in place; an
 //! exchange of kind `router` calls its module through the [`Host`].
 
-mod error;
-mod explain;
-mod host;
 mod limits;
-mod matcher;
+mod error;
 mod routes;
-mod scan;
 mod table;
+mod scan;
+mod matcher;
 mod walk;
+mod host;
+mod explain;
 
 pub use error::{HostError, ModuleError};
 pub use host::{CompileMode, Host, HostOptions, ModuleInfo, PlanInfo, compile_child_main};

@@ -67,8 +67,10 @@ pub(crate) enum Ended {
 }
 
 impl Driver {
+    /// A driver that begins with the effects of what was restored.
     pub(crate) fn new(
         broker: Broker,
+        effects: Vec<Effect>,
         inbox: Inbox,
         committer: Committer,
         reader: Reader,
@@ -86,10 +88,14 @@ impl Driver {
             publishers: HashMap::new(),
             consumers: HashMap::new(),
             waiting: VecDeque::new(),
-            pending: VecDeque::new(),
+            pending: VecDeque::from([Pending {
+                commit: 0,
+                effects,
+                _permits: Vec::new(),
+            }]),
             submitted: 0,
             durable: 0,
-            more: false,
+            more: true,
             stopping: false,
         }
     }
@@ -106,6 +112,7 @@ impl Driver {
     }
 
     fn drive(&mut self) -> Ended {
+        self.release_durable();
         loop {
             while let Some(mail) = self.inbox.poll() {
                 if let Err(error) = self.receive(mail) {

@@ -6,16 +6,16 @@
 
 #![forbid(unsafe_code)]
 
-mod admin;
-mod auth;
 pub mod config;
-mod driver;
-mod listen;
-mod mailbox;
-mod session;
-mod space;
 mod start;
 mod tls;
+mod listen;
+mod auth;
+mod session;
+mod admin;
+mod mailbox;
+mod driver;
+mod space;
 
 pub use config::{Config, ConfigError, Layer};
 pub use start::{AdminCredential, Running, StartError, runtime, start};

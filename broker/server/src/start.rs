@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use pointsman_core::{Broker, Commit, Input};
+use pointsman_core::{Broker, Commit, Effect, Input};
 use pointsman_protocol::ErrorCode;
 use pointsman_router_host::{CompileMode, Host, HostError, HostOptions, ModuleLimits, Routes};
 use pointsman_store::{Committer, Done, OpenError, Options, ReadDone, Reader, Store, StoreError};
@@ -131,7 +131,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (store, restored) = Store::open(&data_dir.join("store"), options)?;
     let tls = tls::server_config(&data_dir)?;
     let mut broker = Broker::restore(restored)?;
-    let first_start = prepare(&mut broker, &store)?;
+    let (first_start, effects) = prepare(&mut broker, &store)?;
 
     let host = Host::new(HostOptions {
         cache_dir: data_dir.join("modules"),
@@ -158,7 +158,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .map_err(|error| StartError::Listen { address, error })?;
 
     let (mailbox, inbox) = mailbox();
-    let ended = drive(broker, inbox, &mailbox, &store, host.clone(), routes.clone())?;
+    let ended = drive(
+        (broker, effects),
+        inbox,
+        &mailbox,
+        &store,
+        host.clone(),
+        routes.clone(),
+    )?;
     let (drain, draining) = watch::channel(false);
     let (held, sessions) = mpsc::channel(1);
     let drain_timeout = config.drain_timeout;
@@ -189,8 +196,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     })
 }
 
-/// Writes what a new data folder needs: the default vhost and the admin user.
-fn prepare(broker: &mut Broker, store: &Store) -> Result<Option<AdminCredential>, StartError> {
+/// Writes what a new data folder needs: the default vhost and the admin user. Leaves the effects to the driver: a queue
+/// whose deletion was cut off goes on being removed.
+fn prepare(broker: &mut Broker, store: &Store) -> Result<(Option<AdminCredential>, Vec<Effect>), StartError> {
     let mut commit = Commit::default();
     broker.bootstrap(&mut commit);
     let credential = if broker.topology().users.is_empty() {
@@ -211,12 +219,12 @@ fn prepare(broker: &mut Broker, store: &Store) -> Result<Option<AdminCredential>
     if !commit.records.is_empty() {
         store.apply(&[&commit.records], true)?;
     }
-    Ok(credential)
+    Ok((credential, commit.effects))
 }
 
 /// Starts the driver with its commit and reader threads.
 fn drive(
-    broker: Broker,
+    (broker, effects): (Broker, Vec<Effect>),
     inbox: Inbox,
     mailbox: &Mailbox,
     store: &Store,
@@ -234,7 +242,7 @@ fn drive(
     let reader = Reader::start(store.clone(), move |done| {
         to_driver.send_now(read_mail(done));
     });
-    let driver = Driver::new(broker, inbox, committer, reader, host, routes);
+    let driver = Driver::new(broker, effects, inbox, committer, reader, host, routes);
     let (sender, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name("driver".to_owned())

@@ -24,43 +24,24 @@
 
 // Along the data path: open a folder, stage records, write them as one batch, tell, read back.
 mod folder;
-
 mod mark;
-
 mod manifest;
-
 mod journal;
-
 mod open;
-
 mod recovery;
-
 mod committer;
-
 mod store;
-
 mod stage;
-
 mod staged;
-
 mod live;
-
 mod keys;
-
 mod values;
-
 mod reader;
-
 mod verify;
-
 mod backup;
-
 mod figures;
-
 mod faults;
-
 mod options;
-
 mod error;
 
 pub use backup::{BackupError, Copied};

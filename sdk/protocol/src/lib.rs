@@ -7,14 +7,14 @@
 //!
 //! Every enum here is append-only: postcard numbers variants by position. `tests/golden.rs` pins the bytes.
 
-pub mod admin;
-pub mod consume;
+pub mod limits;
 pub mod error;
 pub mod frame;
-pub mod limits;
+pub mod session;
 pub mod message;
 pub mod publish;
-pub mod session;
+pub mod consume;
+pub mod admin;
 pub mod spec;
 
 pub use error::{ErrorBody, ErrorCode};

@@ -6,8 +6,8 @@
 //! next to nothing. What a queue needs in memory is bounded by its pages and by the credit of its consumers, not by
 //! its depth.
 
-mod deliver;
 mod pages;
+mod deliver;
 mod settled;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -1,10 +1,10 @@
 //! One connection: its opening, its control stream, and a task for each publisher and consumer.
 
-mod consumer;
-mod control;
-mod framing;
 mod open;
+mod framing;
+mod control;
 mod publisher;
+mod consumer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

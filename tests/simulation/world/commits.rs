@@ -1,0 +1,273 @@
+//! The turns of the driver: what the broker commits is checked, becomes durable late, and is seen after that. Reads
+//! are answered late and out of order, and the broker dies.
+
+use std::hash::Hash;
+
+use pointsman_core::*;
+use pointsman_protocol::admin::Reply;
+use pointsman_protocol::publish::Outcome;
+
+use super::{World, names_of};
+use crate::model::{Model, State, Uid, uid_of};
+
+pub(super) enum Read {
+    Index {
+        queue: QueueId,
+        from: Position,
+        to: Position,
+    },
+    Chunk {
+        base: Offset,
+    },
+    /// It was read right away, but the answer is late.
+    Answer(Input),
+}
+
+/// A commit that is not durable yet, and what the model says after it.
+pub(super) struct Pending {
+    pub(super) commit: Commit,
+    pub(super) model: Model,
+}
+
+impl World {
+    pub(super) fn finish(&mut self) {
+        self.more = self.broker.finish(self.now, &mut self.commit);
+        let commit = std::mem::take(&mut self.commit);
+        format!("{commit:?}").hash(&mut self.hash);
+        for (id, queue) in &self.broker.topology().queues {
+            if !self.model.queues.contains_key(id) {
+                self.model.declare(*id, queue.spec.durable);
+            }
+        }
+        for effect in &commit.effects {
+            self.check_effect(effect);
+        }
+        let model = self.model.clone();
+        self.pending.push_back(Pending { commit, model });
+    }
+
+    /// What the core says must be what the model allows, whether or not it ever becomes durable.
+    fn check_effect(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Deliver {
+                consumer,
+                first,
+                chunk,
+                record,
+                count,
+                redelivered,
+                delivery_count,
+            } => {
+                for i in 0..*count {
+                    let (uid, len) = uid_of(chunk, record + i);
+                    let tag = first.0 + u64::from(i);
+                    self.model
+                        .deliver(*consumer, tag, uid, len, *redelivered, *delivery_count);
+                }
+            }
+            Effect::Reply {
+                id,
+                reply: Reply::Purged(removed),
+                ..
+            } => {
+                if let Some(queue) = self.purges.remove(id) {
+                    assert_eq!(self.model.purged(queue), Some(*removed));
+                    self.figures.purged += removed;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn make_durable(&mut self) {
+        let Some(Pending { commit, model }) = self.pending.pop_front() else {
+            return;
+        };
+        self.store.apply(&commit.records);
+        self.figures.ack_blocks += commit
+            .records
+            .iter()
+            .filter(|record| matches!(record, Record::AckBlock { .. }))
+            .count() as u64;
+        self.durable = model;
+        if commit.sync {
+            self.synced = (self.store.clone(), self.durable.clone());
+        }
+        for effect in commit.effects {
+            self.release(effect);
+        }
+    }
+
+    fn release(&mut self, effect: Effect) {
+        match effect {
+            Effect::PublisherOpened { publisher, .. } => {
+                if let Some(who) = self.publisher_of(publisher) {
+                    self.publishers[who].opened = true;
+                    self.publishers[who].resend = true;
+                }
+            }
+            Effect::Confirm {
+                publisher,
+                first,
+                count,
+                outcome,
+            } => {
+                for sequence in first..first + u64::from(count) {
+                    self.confirmed(publisher, sequence, &outcome);
+                }
+            }
+            Effect::Deliver {
+                consumer,
+                first,
+                chunk,
+                record,
+                count,
+                redelivered,
+                ..
+            } => {
+                for i in 0..count {
+                    let (uid, _) = uid_of(&chunk, record + i);
+                    self.delivered(consumer, first.0 + u64::from(i), uid, redelivered);
+                }
+            }
+            Effect::ConsumerClosed { consumer, .. } => {
+                self.clients.remove(&consumer);
+            }
+            Effect::ReadIndex { queue, from, to } => {
+                self.figures.index_reads += 1;
+                let read = Read::Index { queue, from, to };
+                self.ask(read);
+            }
+            Effect::ReadChunk { base, .. } => {
+                self.figures.chunk_reads += 1;
+                self.ask(Read::Chunk { base });
+            }
+            Effect::Topology(topology) => self.names = names_of(&topology),
+            Effect::Reply { .. } | Effect::PublisherClosed { .. } | Effect::ConsumerOpened { .. } => {}
+        }
+    }
+
+    fn publisher_of(&self, stream: PublisherId) -> Option<usize> {
+        self.publishers
+            .iter()
+            .position(|publisher| publisher.stream == Some(stream))
+    }
+
+    fn confirmed(&mut self, stream: PublisherId, sequence: u64, outcome: &Outcome) {
+        let Some(who) = self.publisher_of(stream) else {
+            return;
+        };
+        let Some(message) = self.publishers[who].unconfirmed.remove(&sequence) else {
+            return;
+        };
+        self.figures.confirms += 1;
+        let uid = (who as u8, sequence);
+        if !message.persistent || !matches!(outcome, Outcome::Routed { .. } | Outcome::Duplicate) {
+            return;
+        }
+        for queue in message.targets {
+            let durable = self.durable.queues.get(&queue).is_some_and(|queue| queue.durable);
+            if durable && self.durable.holds(uid, queue) == Some(true) {
+                self.confirmed.insert((queue, uid));
+            }
+        }
+    }
+
+    fn delivered(&mut self, consumer: ConsumerId, tag: u64, uid: Uid, redelivered: bool) {
+        self.figures.deliveries += 1;
+        self.figures.redeliveries += u64::from(redelivered);
+        if let Some(queue) = self.no_ack.get(&consumer) {
+            self.seen.insert((*queue, uid)); // whether or not the client is still there to take it
+        }
+        let Some(client) = self.clients.get_mut(&consumer) else {
+            return; // it closed meanwhile
+        };
+        client.tags.insert(tag);
+        let queue = client.queue;
+        self.seen.insert((queue, uid));
+        if !redelivered {
+            let last = self.last_first.insert((queue, uid.0), uid.1);
+            assert!(
+                last.is_none_or(|last| last < uid.1),
+                "order of publisher {} in {queue:?}",
+                uid.0
+            );
+        }
+    }
+
+    fn ask(&mut self, read: Read) {
+        let read = if self.rng.bool() {
+            Read::Answer(self.answer(read))
+        } else {
+            read
+        };
+        self.reads.push(read);
+    }
+
+    fn answer(&mut self, read: Read) -> Input {
+        match read {
+            Read::Index { queue, from, to } => {
+                let most = self.rng.usize(1..6);
+                let entries = self.store.read_index(queue, from, to, most);
+                Input::IndexRead { queue, from, entries }
+            }
+            Read::Chunk { base } => {
+                let chunk = self.store.read_chunk(base);
+                Input::ChunkRead {
+                    lane: Lane::Queues,
+                    base,
+                    chunk,
+                }
+            }
+            Read::Answer(input) => input,
+        }
+    }
+
+    pub(super) fn answer_read(&mut self) {
+        if !self.reads.is_empty() {
+            let read = self.reads.swap_remove(self.rng.usize(0..self.reads.len()));
+            let input = self.answer(read);
+            self.handle(input);
+        }
+    }
+
+    /// The broker dies. A kill loses what was not written, power loss what was not synced.
+    pub(super) fn crash(&mut self) {
+        self.figures.crashes += 1;
+        if self.rng.bool() {
+            (self.store, self.durable) = self.synced.clone();
+        }
+        self.commit = Commit::default();
+        self.pending.clear();
+        self.reads.clear();
+        self.clients.clear();
+        self.purges.clear();
+        self.last_first.clear();
+        self.blocked = false;
+        for publisher in &mut self.publishers {
+            publisher.stream = None;
+        }
+        let restored = Broker::restore_with_bounds(self.store.restored(), self.bounds);
+        self.broker = restored.expect("what was written fits together");
+        self.model = self.durable.clone();
+        self.model.crash(&self.store);
+        self.durable = self.model.clone();
+        self.synced = (self.store.clone(), self.model.clone());
+        self.names = names_of(&self.broker.topology());
+        let ready: u64 = self
+            .model
+            .queues
+            .values()
+            .map(|queue| queue.count(State::Ready))
+            .sum();
+        let deleted = self
+            .store
+            .states
+            .iter()
+            .filter(|(id, _)| !self.model.queues.contains_key(id));
+        if deleted.count() == 0 {
+            assert_eq!(self.broker.totals().ready, ready);
+        }
+        self.declare_queues();
+    }
+}

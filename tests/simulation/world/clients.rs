@@ -94,14 +94,25 @@ impl World {
             copies: copies(who as u8, *sequence, message, route),
         });
         let publishes = publishes.collect();
+        let before = self.confirmed_in_this_turn(stream);
         self.handle(Input::Publish {
             publisher: stream,
             messages: publishes,
         });
+        let confirmed = self.confirmed_in_this_turn(stream) - before;
+        assert_eq!(confirmed, messages.len(), "every publish is confirmed once");
         for (sequence, message, route) in messages {
             let outcome = self.outcome(stream, sequence);
             self.check_outcome((who as u8, sequence), &message, &route, outcome);
         }
+    }
+
+    fn confirmed_in_this_turn(&self, stream: PublisherId) -> usize {
+        let counts = self.commit.effects.iter().map(|effect| match effect {
+            Effect::Confirm { publisher, count, .. } if *publisher == stream => *count as usize,
+            _ => 0,
+        });
+        counts.sum()
     }
 
     fn outcome(&self, stream: PublisherId, sequence: u64) -> Option<Outcome> {

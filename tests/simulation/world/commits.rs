@@ -40,14 +40,14 @@ impl World {
             }
         }
         for effect in &commit.effects {
-            self.check_effect(effect);
+            self.check_effect(effect, commit.sync);
         }
         let model = self.model.clone();
         self.pending.push_back(Pending { commit, model });
     }
 
     /// What the core says must be what the model allows, whether or not it ever becomes durable.
-    fn check_effect(&mut self, effect: &Effect) {
+    fn check_effect(&mut self, effect: &Effect, sync: bool) {
         match effect {
             Effect::Deliver {
                 consumer,
@@ -71,6 +71,8 @@ impl World {
                 ..
             } => {
                 if let Some(queue) = self.purges.remove(id) {
+                    let durable = self.model.queues.get(&queue).is_some_and(|queue| queue.durable);
+                    assert!(sync || !durable, "a purge that was answered survives power loss");
                     assert_eq!(self.model.purged(queue), Some(*removed));
                     self.figures.purged += removed;
                 }

@@ -7,20 +7,22 @@ use pointsman_protocol::admin::{Reply, Request};
 use pointsman_protocol::frame::{Frame, Kind};
 use pointsman_protocol::limits::REQUESTS_MAX;
 use pointsman_protocol::session::Notice;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::framing::{FrameReader, FrameWriter, StreamEnd};
-use super::{Session, going_away, unexpected};
+use super::{Session, going_away, shutting_down, unexpected};
 use crate::admin;
 use crate::mailbox::{ControlEvent, Mail};
 
-/// Runs the control stream until the client or the broker ends the connection.
+/// Runs the control stream until the client or the broker ends the connection. `drained` says that the other streams of
+/// a connection that is going away have ended; the client has the notice before this returns.
 pub(super) async fn run(
     session: Arc<Session>,
     mut reader: FrameReader,
     mut writer: FrameWriter,
     sink: mpsc::UnboundedSender<ControlEvent>,
     mut events: mpsc::UnboundedReceiver<ControlEvent>,
+    mut drained: oneshot::Receiver<()>,
 ) -> StreamEnd {
     let mut draining = session.shared.draining.clone();
     let mut told = false;
@@ -40,6 +42,11 @@ pub(super) async fn run(
                 told = true;
                 let reason = "the broker is shutting down".to_owned();
                 write(&mut writer, &session, ControlEvent::Notice(Notice::GoAway { reason })).await
+            }
+            _ = &mut drained, if told => {
+                writer.finish();
+                writer.delivered().await;
+                return shutting_down().into();
             }
         };
         if let Err(end) = step {

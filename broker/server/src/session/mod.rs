@@ -17,7 +17,7 @@ use pointsman_protocol::{ErrorBody, ErrorCode};
 use pointsman_router_host::{Host, Routes};
 use pointsman_store::Store;
 use quinn::{Connection, VarInt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -105,11 +105,19 @@ impl Session {
         if self.shared.mailbox.send(mail).await.is_err() {
             return "the broker is stopping".to_owned();
         }
-        let control = control::run(self.clone(), opened.reader, opened.writer, sink, events);
-        let streams = self.accept_streams();
+        let (streams_ended, drained) = oneshot::channel();
+        let control = control::run(self.clone(), opened.reader, opened.writer, sink, events, drained);
+        tokio::pin!(control);
         let end = tokio::select! {
-            end = control => end,
-            end = streams => end,
+            end = &mut control => end,
+            end = self.accept_streams() => match end {
+                // Closing at once would overtake the notice that the broker is going away.
+                StreamEnd::Refused(_) => {
+                    let _ = streams_ended.send(());
+                    control.await
+                }
+                other => other,
+            },
         };
         match end {
             StreamEnd::Refused(error) => {

@@ -216,8 +216,8 @@ fn latest(router: Option<&Router>, name: &str) -> Result<VersionSpec, ErrorBody>
     })
 }
 
-/// Tries a version on every exchange of its router, so that activating it cannot fail for a reason that is known now;
-/// on none at all when no exchange uses the router yet, but for its own sake.
+/// Tries a version on every exchange of its router, so that activating it cannot fail for a reason that is known now.
+/// While no exchange uses the router, tries it without targets, which tells whether the configuration can be read.
 fn try_everywhere(
     host: &Host,
     topology: &Topology,
@@ -230,6 +230,9 @@ fn try_everywhere(
         .map(|exchange| &**exchange)
         .filter(|exchange| router.is_some() && exchange.router == router)
         .collect();
+    if users.is_empty() {
+        host.try_configure(spec.digest, &spec.config, &[])?;
+    }
     for exchange in users {
         let mut targets: Vec<&str> = exchange.bindings.keys().map(|binding| &*binding.key).collect();
         targets.dedup();

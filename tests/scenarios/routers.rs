@@ -10,6 +10,7 @@ use pointsman_tests::{Broker, guests};
 
 use crate::{publish, receive, routed, soon, take_all, text};
 
+/// Built before a test connects: a build takes longer than a broker waits for a silent client.
 const CONTENT: &str = "wasm-routers/content";
 
 /// A configuration of the content router that sends everything to one target.
@@ -34,16 +35,14 @@ async fn router_exchange(client: &Client, queues: &[&str]) {
 
 #[tokio::test]
 async fn a_router_sends_each_message_where_its_rules_say() {
+    let module = guests::module(CONTENT);
     let broker = Broker::start();
     let client = broker.client().await;
     let rules = r#"{ "rules": [
         { "when": "body.kind", "eq": "paid", "to": "paid" },
         { "when": "body.kind", "eq": "spam", "reject": "no spam here" }
     ] }"#;
-    let version = client
-        .router_load("orders", guests::module(CONTENT), rules, true)
-        .await
-        .unwrap();
+    let version = client.router_load("orders", module, rules, true).await.unwrap();
     assert_eq!((version.version, version.active), (1, true));
     router_exchange(&client, &["paid"]).await;
     assert_eq!(
@@ -64,10 +63,11 @@ async fn a_router_sends_each_message_where_its_rules_say() {
 
 #[tokio::test]
 async fn versions_are_activated_rolled_back_and_unloaded() {
+    let module = guests::module(CONTENT);
     let broker = Broker::start();
     let client = broker.client().await;
     client
-        .router_load("orders", guests::module(CONTENT), all_to("one"), true)
+        .router_load("orders", module, all_to("one"), true)
         .await
         .unwrap();
     router_exchange(&client, &["one", "two"]).await;
@@ -104,10 +104,11 @@ async fn versions_are_activated_rolled_back_and_unloaded() {
 
 #[tokio::test]
 async fn routers_and_their_active_version_survive_a_crash() {
+    let module = guests::module(CONTENT);
     let mut broker = Broker::start();
     let client = broker.client().await;
     client
-        .router_load("orders", guests::module(CONTENT), all_to("one"), true)
+        .router_load("orders", module, all_to("one"), true)
         .await
         .unwrap();
     client
@@ -127,10 +128,11 @@ async fn routers_and_their_active_version_survive_a_crash() {
 
 #[tokio::test]
 async fn a_configuration_the_module_refuses_is_not_loaded() {
+    let module = guests::module(CONTENT);
     let broker = Broker::start();
     let client = broker.client().await;
     let error = client
-        .router_load("orders", guests::module(CONTENT), "not json", true)
+        .router_load("orders", module, "not json", true)
         .await
         .unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::ModuleConfigRefused), "{error}");
@@ -139,10 +141,11 @@ async fn a_configuration_the_module_refuses_is_not_loaded() {
 
 #[tokio::test]
 async fn explaining_a_message_names_the_version_and_the_binding_and_sends_nothing() {
+    let module = guests::module(CONTENT);
     let broker = Broker::start();
     let client = broker.client().await;
     client
-        .router_load("orders", guests::module(CONTENT), all_to("one"), true)
+        .router_load("orders", module, all_to("one"), true)
         .await
         .unwrap();
     router_exchange(&client, &["one"]).await;
@@ -158,10 +161,11 @@ async fn explaining_a_message_names_the_version_and_the_binding_and_sends_nothin
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_router_that_is_switched_50_times_under_load_decides_each_message_once_by_one_version() {
+    let module = guests::module(CONTENT);
     let broker = Broker::start();
     let client = broker.client().await;
     client
-        .router_load("orders", guests::module(CONTENT), all_to("one"), true)
+        .router_load("orders", module, all_to("one"), true)
         .await
         .unwrap();
     client

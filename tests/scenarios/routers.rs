@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pointsman_sdk::{
-    BindingSpec, Client, Consumer, Delivery, ErrorCode, ExchangeSpec, Message, Outcome, QueueSpec,
+    BindingSpec, Client, Consumer, Delivery, ErrorCode, ExchangeSpec, Interface, Message, Outcome, QueueSpec,
+    Value,
 };
 use pointsman_tests::{Broker, guests};
 
-use crate::{publish, receive, routed, soon, take_all, text};
+use crate::{publish, receive, routed, send, soon, take_all, text};
 
 /// Built before a test connects: a build takes longer than a broker waits for a silent client.
 const CONTENT: &str = "wasm-routers/content";
@@ -235,6 +236,33 @@ async fn numbers_of(client: &Client, queue: &str, version: &str) -> Vec<u64> {
         delivery.ack();
     }
     numbers
+}
+
+#[tokio::test]
+async fn a_component_of_the_typed_interface_routes_changes_and_rejects_like_any_other() {
+    let module = guests::module("wasm-routers/typed-example");
+    let broker = Broker::start();
+    let client = broker.client().await;
+    let version = client.router_load("orders", module, "", true).await.unwrap();
+    assert_eq!(version.interface, Interface::Typed);
+    router_exchange(&client, &["audit", "paid"]).await;
+    let paid = Message::new("m").header("kind", "paid");
+    assert_eq!(send(&client, "orders", paid).await, routed(2));
+    // Only the copy in `audit` is marked.
+    for (queue, marked) in [("paid", None), ("audit", Some(Value::Bool(true)))] {
+        let mut consumer = client.consumer(queue).open().await.unwrap();
+        let delivery = receive(&mut consumer, 1).await.remove(0);
+        assert_eq!(
+            (text(&delivery).as_str(), delivery.decided_by()),
+            ("m", "orders@1")
+        );
+        assert_eq!(delivery.header("audited"), marked, "in {queue}");
+        delivery.ack();
+    }
+    let Outcome::Rejected { reason } = publish(&client, "orders", "", "m").await else {
+        panic!("a message without a kind is rejected")
+    };
+    assert_eq!(reason, "the header `kind` is missing");
 }
 
 /// A module whose `configure` declares that it needs nothing and whose `route` does this.

@@ -7,6 +7,7 @@
 
 mod limits;
 mod report;
+mod routing;
 mod traffic;
 
 use std::path::Path;
@@ -31,6 +32,12 @@ fn main() {
     let mut parts = vec![("raw limits of this machine", machine.rows())];
     if wanted("messages") {
         parts.push(("messages: confirmed on disk", machine.traffic(&broker)));
+    }
+    if wanted("routing") {
+        parts.push((
+            "routing: one thread, from a frame's bytes to queues",
+            routing::rows(),
+        ));
     }
     let report = Report {
         machine: describe(),

@@ -5,6 +5,7 @@
 //! holds in each queue. `ROUNDS` says how often to kill (50 otherwise), `SEED` repeats a run's moments.
 
 #![forbid(unsafe_code)]
+#![allow(unreachable_pub, reason = "nothing is outside of a test binary")]
 
 mod ledger;
 mod traffic;

@@ -3,6 +3,7 @@
 //! One file per promise, one sentence per test. Every test has a broker and a data folder of its own.
 
 #![forbid(unsafe_code)]
+#![allow(unreachable_pub, reason = "nothing is outside of a test binary")]
 
 mod bad_frames;
 mod command_line;

@@ -257,7 +257,10 @@ impl MessageView {
             (Some(text), _) => output::printable(text),
             (None, base64) => format!("base64:{}", base64.as_deref().unwrap_or_default()),
         };
-        let mut about = vec![output::printable(&self.routing_key)];
+        let mut about = Vec::new();
+        if !self.routing_key.is_empty() {
+            about.push(output::printable(&self.routing_key));
+        }
         about.extend(
             self.decided_by
                 .iter()
@@ -271,6 +274,9 @@ impl MessageView {
             .iter()
             .map(|(name, value)| format!("{}={value}", output::printable(name)));
         about.extend(headers);
+        if about.is_empty() {
+            return format!("{body}\n");
+        }
         format!("[{}] {body}\n", about.join(", "))
     }
 }

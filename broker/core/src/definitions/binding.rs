@@ -1,6 +1,6 @@
 //! Requests about bindings.
 
-use pointsman_protocol::admin::{BindingSpec, Destination, ExchangeKind, Reply};
+use pointsman_protocol::admin::{Argument, BindingSpec, Destination, ExchangeKind, Reply};
 use pointsman_protocol::{ErrorBody, ErrorCode};
 
 use super::names::check_room;
@@ -27,6 +27,19 @@ fn check_weight(kind: ExchangeKind, key: &str) -> Result<(), ErrorBody> {
     Err(ErrorBody::new(ErrorCode::InvalidArgument, message).hint("bind with key 1 for an equal share"))
 }
 
+/// Checks the argument that says how a headers exchange matches.
+fn check_match(kind: ExchangeKind, arguments: &[(String, Argument)]) -> Result<(), ErrorBody> {
+    const KNOWN: [&str; 4] = ["all", "any", "all-with-x", "any-with-x"];
+    let Some((_, how)) = arguments.iter().find(|(name, _)| name == "x-match") else {
+        return Ok(());
+    };
+    if kind != ExchangeKind::Headers || matches!(how, Argument::Str(how) if KNOWN.contains(&how.as_str())) {
+        return Ok(());
+    }
+    let message = "the argument x-match of a binding to a headers exchange is not one that is known";
+    Err(ErrorBody::new(ErrorCode::InvalidArgument, message).hint(format!("it may be {}", KNOWN.join(", "))))
+}
+
 impl Broker {
     pub(crate) fn bind(
         &mut self,
@@ -38,6 +51,7 @@ impl Broker {
         spec.check()?;
         let (source, kind, binding) = self.resolve(connection, &spec)?;
         check_weight(kind, &spec.key)?;
+        check_match(kind, &spec.arguments)?;
         let there = self.definitions.bindings();
         if self.definitions.has_binding(source, &binding) {
             return Ok(Reply::Done);

@@ -211,6 +211,18 @@ fn a_consistent_hash_binding_key_is_a_positive_weight() {
 }
 
 #[test]
+fn a_headers_binding_matches_in_a_way_that_is_known() {
+    let mut bench = Bench::new();
+    declare_queue(&mut bench, QueueSpec::new("q"));
+    declare(&mut bench, ExchangeSpec::headers("e")).unwrap();
+    let matching = |how: &str| Request::Bind(BindingSpec::to_queue("e", "q", "").argument("x-match", how));
+    let error = bench.refusal(matching("some"));
+    assert_eq!(error.code, ErrorCode::InvalidArgument);
+    assert!(error.hint.contains("any-with-x"), "{error}");
+    bench.request(matching("any")).unwrap();
+}
+
+#[test]
 fn an_alternate_exchange_must_exist_and_is_found_again_when_it_comes_back() {
     let mut bench = Bench::new();
     let spec = ExchangeSpec::direct("e").alternate("fallback");

@@ -15,14 +15,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use crate::report::Figure;
 
 /// Messages of one sync: about what waits while the sync before is under way.
-pub const GROUP: usize = 256;
+pub(crate) const GROUP: usize = 256;
 
 /// How long each limit is measured.
 const TIME: Duration = Duration::from_secs(1);
 
 /// Messages per second that are appended to a file and synced in groups of [`GROUP`], by one thread that does nothing
 /// else.
-pub fn grouped_sync(folder: &Path, body: usize) -> std::io::Result<Figure> {
+pub(crate) fn grouped_sync(folder: &Path, body: usize) -> std::io::Result<Figure> {
     let mut file = File::create(folder.join("raw-sync"))?;
     let group = vec![7_u8; GROUP * body];
     let mut messages = 0;
@@ -36,7 +36,7 @@ pub fn grouped_sync(folder: &Path, body: usize) -> std::io::Result<Figure> {
 }
 
 /// The time of appending 100 bytes and syncing them.
-pub fn one_sync(folder: &Path) -> std::io::Result<Figure> {
+pub(crate) fn one_sync(folder: &Path) -> std::io::Result<Figure> {
     let mut file = File::create(folder.join("raw-one-sync"))?;
     let mut times = histogram();
     let since = Instant::now();
@@ -50,7 +50,7 @@ pub fn one_sync(folder: &Path) -> std::io::Result<Figure> {
 }
 
 /// Bytes per second of writing a file from front to end, with one sync at the end.
-pub fn sequential_write(folder: &Path) -> std::io::Result<Figure> {
+pub(crate) fn sequential_write(folder: &Path) -> std::io::Result<Figure> {
     const LEN: usize = 256 * 1024 * 1024;
     let mut file = File::create(folder.join("raw-write"))?;
     let block = vec![7_u8; 1024 * 1024];
@@ -66,7 +66,7 @@ pub fn sequential_write(folder: &Path) -> std::io::Result<Figure> {
 }
 
 /// Bytes per second of copying memory that is in no cache.
-pub fn copy() -> Figure {
+pub(crate) fn copy() -> Figure {
     let from = vec![7_u8; 64 * 1024 * 1024];
     let mut to = vec![0_u8; from.len()];
     let mut bytes = 0;
@@ -81,7 +81,7 @@ pub fn copy() -> Figure {
 
 /// The raw limits of QUIC on loopback, with quinn and nothing else at both ends: bytes per second of one stream, and
 /// the time of an echo of 100 bytes. Each end is a thread with a runtime of its own, as broker and client are.
-pub fn quic(ca: &Path, certificate: &Path, key: &Path) -> (Figure, Figure) {
+pub(crate) fn quic(ca: &Path, certificate: &Path, key: &Path) -> (Figure, Figure) {
     let (endpoint, address) = {
         let (sender, receiver) = std::sync::mpsc::channel();
         let server = server_config(certificate, key);
@@ -162,7 +162,7 @@ async fn serve(endpoint: &Endpoint) {
 }
 
 /// The runtime broker and client use on a machine of two cores.
-pub fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -170,7 +170,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Latencies from 1 ns to a minute, to three digits.
-pub fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order")
 }
 

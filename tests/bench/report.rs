@@ -6,20 +6,20 @@ use serde_json::{Value, json};
 
 /// One figure beside the figure of the raw limit it can at best reach.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// What was measured.
-    pub name: String,
+    pub(crate) name: String,
     /// The figure.
-    pub figure: Figure,
+    pub(crate) figure: Figure,
     /// The raw limit and what it is called; `None` for a raw limit itself.
-    pub limit: Option<(&'static str, Figure)>,
+    pub(crate) limit: Option<(&'static str, Figure)>,
     /// What else is worth knowing, by name.
-    pub details: Vec<(&'static str, String)>,
+    pub(crate) details: Vec<(&'static str, String)>,
 }
 
 /// A number with its unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Figure {
+pub(crate) enum Figure {
     /// More is better.
     PerSecond(f64),
     /// More is better.
@@ -36,7 +36,7 @@ impl Figure {
     }
 
     /// What part of a limit in the same unit this reaches: 1 is the limit itself, whatever way is better.
-    pub fn ratio_to(self, limit: Figure) -> f64 {
+    pub(crate) fn ratio_to(self, limit: Figure) -> f64 {
         match self {
             Figure::Nanoseconds(value) => limit.value() / value,
             Figure::PerSecond(value) | Figure::BytesPerSecond(value) => value / limit.value(),
@@ -66,7 +66,7 @@ impl fmt::Display for Figure {
 
 impl Row {
     /// A raw limit of the machine.
-    pub fn limit(name: impl Into<String>, figure: Figure) -> Row {
+    pub(crate) fn limit(name: impl Into<String>, figure: Figure) -> Row {
         Row {
             name: name.into(),
             figure,
@@ -76,7 +76,7 @@ impl Row {
     }
 
     /// A figure of the broker beside what the machine could do.
-    pub fn of(name: impl Into<String>, figure: Figure, limit: (&'static str, Figure)) -> Row {
+    pub(crate) fn of(name: impl Into<String>, figure: Figure, limit: (&'static str, Figure)) -> Row {
         Row {
             name: name.into(),
             figure,
@@ -86,7 +86,7 @@ impl Row {
     }
 
     /// The same row with a detail.
-    pub fn detail(mut self, name: &'static str, value: impl fmt::Display) -> Row {
+    pub(crate) fn detail(mut self, name: &'static str, value: impl fmt::Display) -> Row {
         self.details.push((name, value.to_string()));
         self
     }
@@ -128,18 +128,18 @@ impl Row {
 
 /// A whole run.
 #[derive(Debug)]
-pub struct Report {
+pub(crate) struct Report {
     /// The machine, in one line.
-    pub machine: String,
+    pub(crate) machine: String,
     /// How the run was started.
-    pub command: String,
+    pub(crate) command: String,
     /// Parts with a title each.
-    pub parts: Vec<(&'static str, Vec<Row>)>,
+    pub(crate) parts: Vec<(&'static str, Vec<Row>)>,
 }
 
 impl Report {
     /// As JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let part = |(title, rows): &(&str, Vec<Row>)| json!({ "part": title, "rows": rows.iter().map(Row::json).collect::<Vec<_>>() });
         json!({
             "machine": self.machine,

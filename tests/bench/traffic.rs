@@ -18,15 +18,15 @@ const WINDOW: u32 = 16_384;
 const RATE: u32 = 2_000;
 
 /// What is measured for each size of body.
-pub struct Limits {
+pub(crate) struct Limits {
     /// Messages of that size per second, synced in groups.
-    pub grouped_sync: Figure,
+    pub(crate) grouped_sync: Figure,
     /// A QUIC echo and a sync, one after the other.
-    pub echo_and_sync: Figure,
+    pub(crate) echo_and_sync: Figure,
 }
 
 /// Publishes persistent messages as fast as the window allows, and waits for every confirm.
-pub async fn confirmed_publish(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
+pub(crate) async fn confirmed_publish(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
     let client = broker.client().await;
     client
         .declare_queue(QueueSpec::new("bench"))
@@ -65,7 +65,7 @@ pub async fn confirmed_publish(broker: &Broker, name: &str, body: usize, limits:
 }
 
 /// Publishes as fast as the window allows while a consumer takes and acknowledges everything.
-pub async fn end_to_end(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
+pub(crate) async fn end_to_end(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
     let client = broker.client().await;
     client
         .declare_queue(QueueSpec::new("bench"))
@@ -124,7 +124,7 @@ pub async fn end_to_end(broker: &Broker, name: &str, body: usize, limits: &Limit
 }
 
 /// The time from a publish to its confirm, one message at a time.
-pub async fn confirm_latency(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
+pub(crate) async fn confirm_latency(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
     let client = broker.client().await;
     client
         .declare_queue(QueueSpec::new("bench"))
@@ -152,7 +152,7 @@ pub async fn confirm_latency(broker: &Broker, name: &str, body: usize, limits: &
 }
 
 /// The time from a publish to its delivery, at a rate the broker is not busy with.
-pub async fn delivery_latency(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
+pub(crate) async fn delivery_latency(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
     let client = broker.client().await;
     client
         .declare_queue(QueueSpec::new("bench"))
@@ -221,7 +221,7 @@ fn latency_row(name: &str, times: &Histogram<u64>, limits: &Limits) -> Row {
 }
 
 /// A broker that has worked, so that nothing is measured that happens once only.
-pub async fn warm_up(client: &Client) {
+pub(crate) async fn warm_up(client: &Client) {
     client
         .declare_queue(QueueSpec::new("warm"))
         .await

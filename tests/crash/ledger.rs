@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 /// One thing that happened. Messages of a publisher are numbered from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line {
+pub(crate) enum Line {
     /// About to be published.
     Sent { publisher: usize, number: u64 },
     /// The broker confirmed it.
@@ -68,22 +68,22 @@ impl Line {
 
 /// The file being written. Clones write to the same.
 #[derive(Clone)]
-pub struct Ledger(Arc<Mutex<BufWriter<File>>>);
+pub(crate) struct Ledger(Arc<Mutex<BufWriter<File>>>);
 
 impl Ledger {
     /// Starts an empty one.
-    pub fn create(path: &Path) -> io::Result<Ledger> {
+    pub(crate) fn create(path: &Path) -> io::Result<Ledger> {
         Ok(Ledger(Arc::new(Mutex::new(BufWriter::new(File::create(path)?)))))
     }
 
     /// Adds a line.
-    pub fn write(&self, line: Line) {
+    pub(crate) fn write(&self, line: Line) {
         let mut file = self.0.lock().expect("no writer panics");
         writeln!(file, "{line}").expect("the ledger can be written");
     }
 
     /// Writes what is buffered.
-    pub fn close(self) {
+    pub(crate) fn close(self) {
         self.0
             .lock()
             .expect("no writer panics")
@@ -94,13 +94,13 @@ impl Ledger {
 
 /// What a ledger that adds up shows.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Messages sent.
-    pub sent: u64,
+    pub(crate) sent: u64,
     /// Deliveries, all queues together.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// Of these, deliveries of what the queue's consumer had seen before.
-    pub repeated: u64,
+    pub(crate) repeated: u64,
 }
 
 impl fmt::Display for Summary {
@@ -117,7 +117,7 @@ impl fmt::Display for Summary {
 ///
 /// # Errors
 /// The first line that breaks a promise, or what is missing at the end, as a sentence.
-pub fn check(ledger: impl io::Read, publishers: usize, queues: [&str; 2]) -> Result<Summary, String> {
+pub(crate) fn check(ledger: impl io::Read, publishers: usize, queues: [&str; 2]) -> Result<Summary, String> {
     let mut summary = Summary::default();
     let mut sent = vec![0; publishers];
     let mut confirmed = vec![BTreeSet::new(); publishers];

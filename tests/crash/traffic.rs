@@ -12,11 +12,11 @@ use tokio::task::JoinHandle;
 use crate::ledger::{Ledger, Line};
 
 /// The fanout exchange everything is published to.
-pub const EXCHANGE: &str = "crash";
+pub(crate) const EXCHANGE: &str = "crash";
 /// The queues that each get every message.
-pub const QUEUES: [&str; 2] = ["left", "right"];
+pub(crate) const QUEUES: [&str; 2] = ["left", "right"];
 /// How many publish at once.
-pub const PUBLISHERS: usize = 2;
+pub(crate) const PUBLISHERS: usize = 2;
 
 /// Messages a publisher may have unconfirmed.
 const WINDOW: u32 = 256;
@@ -24,7 +24,7 @@ const WINDOW: u32 = 256;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything that runs beside the broker.
-pub struct Traffic {
+pub(crate) struct Traffic {
     stopping: Arc<AtomicBool>,
     drained: watch::Sender<bool>,
     publishers: Vec<JoinHandle<u64>>,
@@ -33,7 +33,7 @@ pub struct Traffic {
 
 impl Traffic {
     /// Starts the publishers and a consumer for each queue, each with a client of its own.
-    pub async fn start(broker: &Broker, ledger: &Ledger) -> Traffic {
+    pub(crate) async fn start(broker: &Broker, ledger: &Ledger) -> Traffic {
         let stopping = Arc::new(AtomicBool::new(false));
         let drained = watch::Sender::new(false);
         let mut traffic = Traffic {
@@ -68,7 +68,7 @@ impl Traffic {
     }
 
     /// Stops publishing, waits until all is confirmed and consumed, and returns how many messages were sent.
-    pub async fn stop(self, broker: &Broker) -> u64 {
+    pub(crate) async fn stop(self, broker: &Broker) -> u64 {
         self.stopping.store(true, Ordering::Relaxed);
         let ending = async {
             let mut sent = 0;

@@ -63,14 +63,14 @@ const FORBIDDEN: [(&str, &[&[&str]]); 7] = [
 ];
 
 /// The crates of the workspace, and what every crate of `Cargo.lock` depends on.
-pub struct Crates {
+pub(crate) struct Crates {
     members: BTreeSet<String>,
     dependencies: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Crates {
     /// Reads the manifests and `Cargo.lock`.
-    pub fn read(tree: &Tree) -> Crates {
+    pub(crate) fn read(tree: &Tree) -> Crates {
         let mut crates = Crates {
             members: BTreeSet::new(),
             dependencies: BTreeMap::new(),
@@ -101,12 +101,12 @@ impl Crates {
     }
 
     /// Names of the workspace's crates.
-    pub fn names(&self) -> BTreeSet<String> {
+    pub(crate) fn names(&self) -> BTreeSet<String> {
         self.members.clone()
     }
 
     /// Every forbidden arrow there is, with the path that makes it.
-    pub fn forbidden_arrows(&self) -> Vec<String> {
+    pub(crate) fn forbidden_arrows(&self) -> Vec<String> {
         let mut findings = Vec::new();
         for (from, groups) in FORBIDDEN {
             let paths = self.paths_from(from);
@@ -120,7 +120,7 @@ impl Crates {
     }
 
     /// Rules about crates that are no longer there.
-    pub fn stale_rules(&self) -> Vec<String> {
+    pub(crate) fn stale_rules(&self) -> Vec<String> {
         let ours = |name: &&str| name.starts_with("pointsman-");
         let to = FORBIDDEN
             .iter()

@@ -40,11 +40,11 @@ const BYTES_BY_NATURE: [&str; 3] = ["sdk/protocol/tests/golden/", "tests/golden/
 
 /// The files of a repository by their path from its top, with `/` between folders.
 #[derive(Default)]
-pub struct Tree(BTreeMap<String, Vec<u8>>);
+pub(crate) struct Tree(BTreeMap<String, Vec<u8>>);
 
 impl Tree {
     /// Reads a folder, but for what tools have built in it.
-    pub fn read(top: &Path) -> io::Result<Tree> {
+    pub(crate) fn read(top: &Path) -> io::Result<Tree> {
         let mut tree = Tree::default();
         tree.read_folder(top, "")?;
         Ok(tree)
@@ -52,7 +52,7 @@ impl Tree {
 
     /// A tree made up for a test.
     #[cfg(test)]
-    pub fn of(files: &[(&str, &str)]) -> Tree {
+    pub(crate) fn of(files: &[(&str, &str)]) -> Tree {
         let own = |(path, text): &(&str, &str)| (path.to_string(), text.as_bytes().to_vec());
         Tree(files.iter().map(own).collect())
     }
@@ -75,7 +75,10 @@ impl Tree {
     }
 
     /// All files with this extension, as text.
-    pub fn with_extension<'a>(&'a self, extension: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    pub(crate) fn with_extension<'a>(
+        &'a self,
+        extension: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.0
             .iter()
             .filter(move |(path, _)| path.rsplit_once('.').is_some_and(|(_, found)| found == extension))
@@ -83,7 +86,7 @@ impl Tree {
     }
 
     /// One file's text; empty when it is not there.
-    pub fn text(&self, path: &str) -> &str {
+    pub(crate) fn text(&self, path: &str) -> &str {
         self.0
             .get(path)
             .and_then(|bytes| std::str::from_utf8(bytes).ok())
@@ -91,14 +94,14 @@ impl Tree {
     }
 
     /// Whether a file or a folder is there.
-    pub fn has(&self, path: &str) -> bool {
+    pub(crate) fn has(&self, path: &str) -> bool {
         let folder = format!("{}/", path.trim_end_matches('/'));
         path.is_empty() || self.0.contains_key(path) || self.0.keys().any(|file| file.starts_with(&folder))
     }
 }
 
 /// Files and folders at the top that nobody agreed on.
-pub fn strangers(tree: &Tree) -> Vec<String> {
+pub(crate) fn strangers(tree: &Tree) -> Vec<String> {
     let mut tops: Vec<&str> = tree
         .0
         .keys()
@@ -112,7 +115,7 @@ pub fn strangers(tree: &Tree) -> Vec<String> {
 }
 
 /// Rust files over [`LINES_MAX`].
-pub fn too_long(tree: &Tree) -> Vec<String> {
+pub(crate) fn too_long(tree: &Tree) -> Vec<String> {
     tree.with_extension("rs")
         .map(|(path, text)| (path, text.lines().count()))
         .filter(|(_, lines)| *lines > LINES_MAX)
@@ -121,7 +124,7 @@ pub fn too_long(tree: &Tree) -> Vec<String> {
 }
 
 /// Unsafe code outside its one place.
-pub fn unsafe_code(tree: &Tree) -> Vec<String> {
+pub(crate) fn unsafe_code(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
     for (path, text) in tree
         .with_extension("rs")
@@ -154,7 +157,7 @@ fn has_unsafe(line: &str) -> bool {
 }
 
 /// Files that are not text.
-pub fn binaries(tree: &Tree) -> Vec<String> {
+pub(crate) fn binaries(tree: &Tree) -> Vec<String> {
     let is_binary = |bytes: &[u8]| bytes.contains(&0) || std::str::from_utf8(bytes).is_err();
     tree.0
         .iter()

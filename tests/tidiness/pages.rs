@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::files::Tree;
 
 /// Relative links to files, folders or headings that are not there.
-pub fn dead_links(tree: &Tree) -> Vec<String> {
+pub(crate) fn dead_links(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
     for (page, text) in tree.with_extension("md") {
         for link in links(text).filter(|link| !is_elsewhere(link)) {
@@ -33,7 +33,7 @@ pub fn dead_links(tree: &Tree) -> Vec<String> {
 }
 
 /// Crates that ARCHITECTURE.md does not name, and crates it names that are gone.
-pub fn map_gaps(map: &str, crates: &BTreeSet<String>) -> Vec<String> {
+pub(crate) fn map_gaps(map: &str, crates: &BTreeSet<String>) -> Vec<String> {
     let named: BTreeSet<&str> = map.split('`').skip(1).step_by(2).collect();
     let missing = crates.iter().filter(|name| !named.contains(name.as_str()));
     let missing = missing.map(|name| format!("ARCHITECTURE.md does not name the crate {name}"));

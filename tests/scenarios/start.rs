@@ -110,7 +110,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     };
     let file_only = Settings::default().args(["--config", config]);
     assert!(fsync(file_only.clone()).contains("never"));
-    let with_env = file_only.env("POINTSMAN_FSYNC", "interval (70 ms)");
+    let with_env = file_only.env("POINTSMAN_FSYNC", "interval:70ms");
     assert!(fsync(with_env.clone()).contains("70"));
     assert!(fsync(with_env.args(["--fsync", "always"])).contains("always"));
 }

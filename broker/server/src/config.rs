@@ -38,7 +38,7 @@ pub struct Layer {
     pub listen: Option<SocketAddr>,
     /// See [`Config::data_dir`].
     pub data_dir: Option<PathBuf>,
-    /// `always`, `never` or `interval:MILLISECONDS`. See [`Config::fsync`].
+    /// `always`, `never` or `interval:100ms`. See [`Config::fsync`].
     pub fsync: Option<String>,
     /// See [`Config::body_max`].
     pub body_max: Option<u32>,

@@ -22,7 +22,7 @@ impl fmt::Display for Fsync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fsync::Always => f.write_str("always"),
-            Fsync::Interval(every) => write!(f, "interval ({} ms)", every.as_millis()),
+            Fsync::Interval(every) => write!(f, "interval:{}ms", every.as_millis()),
             Fsync::Never => f.write_str("never"),
         }
     }
@@ -30,33 +30,24 @@ impl fmt::Display for Fsync {
 
 /// The text names no fsync setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no fsync setting; it is `always`, `never` or `interval (100 ms)` with 1 to 60000 ms")]
+#[error("`{0}` is no fsync setting; it is `always`, `never` or, with 1 to 60000 ms, `interval:100ms`")]
 pub struct ParseFsyncError(String);
 
 impl FromStr for Fsync {
     type Err = ParseFsyncError;
 
-    /// Takes what `Display` writes, and for an interval also `100 ms` and `interval`, which is 100 ms.
+    /// Takes what `Display` writes.
     fn from_str(text: &str) -> Result<Fsync, ParseFsyncError> {
-        let refused = || ParseFsyncError(text.to_owned());
-        match text.trim() {
+        let interval = || {
+            let millis = text.strip_prefix("interval:")?.strip_suffix("ms")?.parse().ok()?;
+            (1..=60_000)
+                .contains(&millis)
+                .then(|| Fsync::Interval(Duration::from_millis(millis)))
+        };
+        match text {
             "always" => Ok(Fsync::Always),
             "never" => Ok(Fsync::Never),
-            "interval" => Ok(Fsync::Interval(Duration::from_millis(100))),
-            other => {
-                let inner = other.strip_prefix("interval").unwrap_or(other).trim();
-                let inner = inner
-                    .strip_prefix('(')
-                    .and_then(|i| i.strip_suffix(')'))
-                    .unwrap_or(inner);
-                let number = inner.strip_suffix("ms").ok_or_else(refused)?.trim();
-                let millis: u64 = number.parse().map_err(|_| refused())?;
-                if (1..=60_000).contains(&millis) {
-                    Ok(Fsync::Interval(Duration::from_millis(millis)))
-                } else {
-                    Err(refused())
-                }
-            }
+            _ => interval().ok_or_else(|| ParseFsyncError(text.to_owned())),
         }
     }
 }
@@ -104,7 +95,10 @@ mod tests {
         ] {
             assert_eq!(fsync.to_string().parse(), Ok(fsync));
         }
-        assert_eq!("100 ms".parse(), Ok(Fsync::Interval(Duration::from_millis(100))));
+        assert_eq!(
+            "interval:100ms".parse(),
+            Ok(Fsync::Interval(Duration::from_millis(100)))
+        );
     }
 
     #[test]
@@ -112,10 +106,10 @@ mod tests {
         for text in [
             "",
             "sometimes",
-            "interval (0 ms)",
-            "interval (60001 ms)",
-            "100",
-            "interval (ms)",
+            "interval:0ms",
+            "interval:60001ms",
+            "interval:100",
+            "interval:ms",
         ] {
             let error = text.parse::<Fsync>().unwrap_err();
             assert!(error.to_string().contains(&format!("`{text}`")), "{error}");

@@ -368,7 +368,7 @@ pub struct Status {
     pub data_dir: String,
     /// Time since it started, in milliseconds.
     pub uptime_ms: u64,
-    /// What a confirm promises: `always`, `interval (100 ms)` or `never`.
+    /// What a confirm promises: `always`, `interval:100ms` or `never`.
     pub fsync: String,
     /// Open connections.
     pub connections: u64,

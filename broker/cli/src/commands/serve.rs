@@ -31,7 +31,7 @@ pub(crate) struct ServeArgs {
     /// Where messages and everything else durable is kept [default: pointsman in your data folder]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// When a confirm is sent: always after a sync, interval:MILLISECONDS or never [default: always]
+    /// When a confirm is sent: always after a sync, interval:100ms (1 to 60000) or never [default: always]
     #[arg(long, value_name = "WHEN")]
     fsync: Option<String>,
     /// The largest message body, in bytes

@@ -77,27 +77,22 @@ async fn bad_bytes_on_a_publishers_stream_close_that_stream_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_message_whose_metadata_does_not_decode_is_refused_by_name_and_the_publisher_goes_on() {
+async fn metadata_that_does_not_decode_closes_its_publisher_and_what_came_before_is_taken() {
     let broker = Broker::start();
-    broker
-        .client()
-        .await
-        .declare_queue(QueueSpec::new("q"))
-        .await
-        .unwrap();
+    let client = broker.client().await;
+    client.declare_queue(QueueSpec::new("q")).await.unwrap();
     let raw = RawClient::authenticated(&broker).await;
     let mut publisher = raw.publisher().await;
-    let mut undecodable = header(PUBLISH, 0, 3, 0, 1);
+    let mut neighbour = raw.publisher().await;
+    publisher.publish(1, "q", b"before").await;
+    let mut undecodable = header(PUBLISH, 0, 3, 0, 2);
     undecodable.extend_from_slice(&[0xff; 3]);
     publisher.bytes(&undecodable).await;
-    let confirm: Confirm = publisher.frame().await.decode().unwrap();
-    let Outcome::Refused(error) = confirm.outcome else {
-        panic!("it is refused: {:?}", confirm.outcome)
-    };
-    assert_eq!(error.code, ErrorCode::MalformedFrame);
-    publisher.publish(2, "q", b"fine").await;
-    let confirm: Confirm = publisher.frame().await.decode().unwrap();
+    assert_eq!(publisher.end().await, End::Close(ErrorCode::MalformedFrame));
+    neighbour.publish(1, "q", b"beside").await;
+    let confirm: Confirm = neighbour.frame().await.decode().unwrap();
     assert_eq!(confirm.outcome, crate::routed(1));
+    assert_eq!(take(&client, "q", 2).await.len(), 2);
 }
 
 /// Rising numbers.

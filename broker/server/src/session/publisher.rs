@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use pointsman_core::input::{Publish, Verdict};
 use pointsman_core::limits::PUBLISHER_WINDOW_BYTES;
 use pointsman_core::{Input, PublisherId, PublisherIdentity};
 use pointsman_protocol::frame::{Frame, Kind};
@@ -209,13 +210,15 @@ impl Publisher<'_> {
         self.follow_routes()?;
         let mut messages = Vec::with_capacity(batch.len());
         self.routes.route(self.entry.clone(), batch, &mut messages).await;
+        let malformed = cut_malformed(&mut messages);
         self.unconfirmed.add(self.last_sequence, bytes as u64);
         let mail = Mail::Publish {
             publisher: self.id,
             messages,
             permit,
         };
-        Ok(self.session.shared.mailbox.send(mail).await?)
+        self.session.shared.mailbox.send(mail).await?;
+        malformed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Routes by what is declared now: one snapshot for the whole batch.
@@ -227,6 +230,17 @@ impl Publisher<'_> {
         self.routes = current.clone();
         self.entry = find(&self.routes, &self.session.vhost, &self.exchange)?;
         Ok(())
+    }
+}
+
+/// Cuts a batch before the first frame that did not decode, which closes the stream: what came before it is taken.
+fn cut_malformed(messages: &mut Vec<Publish>) -> Option<ErrorBody> {
+    let at = messages.iter().position(
+        |message| matches!(&message.verdict, Verdict::Refuse(error) if error.code == ErrorCode::MalformedFrame),
+    )?;
+    match messages.drain(at..).next()?.verdict {
+        Verdict::Refuse(error) => Some(error),
+        _ => None,
     }
 }
 

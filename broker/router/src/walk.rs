@@ -90,6 +90,8 @@ struct Traveller {
 struct Form {
     content: Bytes,
     meta_len: u32,
+    /// What the metadata says of it, so that it is not read again.
+    persistent: bool,
     decided_by: Option<DecidedBy>,
     /// The form it was made from. The first is its own.
     parent: usize,
@@ -284,13 +286,14 @@ impl<'r> Walk<'r> {
 
 impl Traveller {
     fn new(message: Incoming) -> Traveller {
-        let verdict = match scan_content(&message.content, message.meta_len) {
-            Ok(_) => Verdict::Deliver,
-            Err(refusal) => Verdict::Refuse(refusal),
+        let (verdict, persistent) = match scan_content(&message.content, message.meta_len) {
+            Ok(scanned) => (Verdict::Deliver, scanned.persistent),
+            Err(refusal) => (Verdict::Refuse(refusal), false),
         };
         let form = Form {
             content: message.content,
             meta_len: message.meta_len,
+            persistent,
             decided_by: None,
             parent: 0,
             queues: Queues::new(),
@@ -320,20 +323,34 @@ impl Traveller {
         true
     }
 
-    /// A new form, made from another by a module's decision.
+    /// A new form, made from another by a module's decision. A changed one that does not decode refuses the message
+    /// rather than losing it.
     fn make_form(&mut self, parent: usize, by: DecidedBy, changed: Option<Question>) -> Option<usize> {
         if self.forms.len() == FORMS_MAX {
             let message = format!("the route makes more than {FORMS_MAX} copies of this message");
             self.refuse(ErrorBody::new(ErrorCode::LimitReached, message));
             return None;
         }
-        let content = changed.unwrap_or_else(|| Question {
-            content: self.forms[parent].content.clone(),
-            meta_len: self.forms[parent].meta_len,
-        });
+        let Form {
+            persistent, meta_len, ..
+        } = self.forms[parent];
+        let (content, meta_len, persistent) = match changed {
+            None => (self.forms[parent].content.clone(), meta_len, persistent),
+            Some(Question { content, meta_len }) => match scan_content(&content, meta_len) {
+                Ok(scanned) => {
+                    let persistent = scanned.persistent;
+                    (content, meta_len, persistent)
+                }
+                Err(refusal) => {
+                    self.refuse(ErrorBody::new(ErrorCode::ModuleFailed, refusal.message));
+                    return None;
+                }
+            },
+        };
         self.forms.push(Form {
-            content: content.content,
-            meta_len: content.meta_len,
+            content,
+            meta_len,
+            persistent,
             decided_by: Some(by),
             parent,
             queues: Queues::new(),
@@ -363,11 +380,8 @@ impl Traveller {
                 if form.queues.is_empty() {
                     continue;
                 }
-                let Ok(scanned) = scan_content(&form.content, form.meta_len) else {
-                    continue;
-                };
                 copies.push(MessageCopy {
-                    persistent: scanned.persistent,
+                    persistent: form.persistent,
                     content: form.content,
                     meta_len: form.meta_len,
                     exchange,

@@ -30,6 +30,10 @@ impl Store {
     }
 }
 
+/// Threads that flush and compact. With two or more, fjall's first one takes compactions only to queue them again, so
+/// it spins for as long as another compacts: more than a third of the broker's time under load on two cores.
+const BACKGROUND_THREADS: usize = 1;
+
 fn open(folder: Folder, options: Options) -> Result<(Store, Restored), Trouble> {
     let (mark, marked) = Mark::open(folder.path())?.ok_or(Damage::MarkMissing)?;
     // The first batch is written and synced before a new store is used, so that only one nobody used has none.
@@ -41,6 +45,7 @@ fn open(folder: Folder, options: Options) -> Result<(Store, Restored), Trouble> 
         look(&folder, marked)?
     };
     let database = Database::builder(folder.fjall())
+        .worker_threads(BACKGROUND_THREADS)
         .max_journaling_size(options.journal_bytes)
         .journal_compression(CompressionType::None)
         .cache_size(options.cache_bytes)

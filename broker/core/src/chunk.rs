@@ -130,17 +130,19 @@ impl ChunkBuilder {
     ) -> u32 {
         let record = self.starts.len() as u32;
         self.starts.push(self.bytes.len() as u32);
-        self.bytes.reserve(24 + meta.len() + body.len());
-        put_varint(&mut self.bytes, meta.len() as u32);
-        put_varint(&mut self.bytes, body.len() as u32);
-        put_varint(&mut self.bytes, exchange.0);
+        let mut head = Head::default();
+        head.put(meta.len() as u32);
+        head.put(body.len() as u32);
+        head.put(exchange.0);
         match decided_by {
-            None => put_varint(&mut self.bytes, 0),
+            None => head.put(0),
             Some(d) => {
-                put_varint(&mut self.bytes, d.router.0 + 1);
-                put_varint(&mut self.bytes, d.version);
+                head.put(d.router.0 + 1);
+                head.put(d.version);
             }
         }
+        self.bytes.reserve(head.len + meta.len() + body.len());
+        self.bytes.extend_from_slice(&head.bytes[..head.len]);
         self.bytes.extend_from_slice(meta);
         self.bytes.extend_from_slice(body);
         record
@@ -175,12 +177,27 @@ impl ChunkBuilder {
     }
 }
 
-fn put_varint(out: &mut BytesMut, mut value: u32) {
-    while value >= 0x80 {
-        out.extend_from_slice(&[value as u8 | 0x80]);
-        value >>= 7;
+/// The varints before a record's metadata, collected so that they are appended as one.
+#[derive(Default)]
+struct Head {
+    bytes: [u8; 25],
+    len: usize,
+}
+
+impl Head {
+    /// Appends one of at most five varints, each of at most five bytes.
+    fn put(&mut self, mut value: u32) {
+        while value >= 0x80 {
+            self.byte(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
     }
-    out.extend_from_slice(&[value as u8]);
+
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
 }
 
 fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u32> {

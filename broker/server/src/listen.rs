@@ -4,7 +4,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use pointsman_protocol::limits::UDP_PAYLOAD_MAX;
+use quinn::{
+    Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
+};
 use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
 
@@ -39,13 +42,13 @@ pub(crate) fn bind(
     let _ = raw.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = raw.set_send_buffer_size(SOCKET_BUFFER);
     let runtime = Arc::new(quinn::TokioRuntime);
-    Endpoint::new(endpoint_config(secret), Some(config), socket, runtime)
+    Endpoint::new(endpoint_config(secret)?, Some(config), socket, runtime)
 }
 
 /// A broker that was killed cannot say goodbye. When it is back it knows none of its connections any more, but with
 /// the same secret it recognises their packets and can prove that it was the peer (RFC 9000, section 10.3), so its
 /// clients connect anew at once instead of when they give up waiting.
-fn endpoint_config(secret: &[u8; 32]) -> EndpointConfig {
+fn endpoint_config(secret: &[u8; 32]) -> std::io::Result<EndpointConfig> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let for_ids = hmac::sign(&key, b"connection ids");
     let for_ids = for_ids
@@ -53,11 +56,16 @@ fn endpoint_config(secret: &[u8; 32]) -> EndpointConfig {
         .first_chunk()
         .map_or(0, |bytes| u64::from_le_bytes(*bytes));
     let mut config = EndpointConfig::new(Arc::new(key));
-    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(for_ids)));
     config
+        .max_udp_payload_size(UDP_PAYLOAD_MAX)
+        .map_err(std::io::Error::other)?;
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(for_ids)));
+    Ok(config)
 }
 
 fn transport() -> TransportConfig {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(UDP_PAYLOAD_MAX);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(pointsman_protocol::limits::STREAMS_MAX + 1))
@@ -66,6 +74,7 @@ fn transport() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_RECEIVE_WINDOW))
         .send_window(SEND_WINDOW)
+        .mtu_discovery_config(Some(mtu))
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok());
     transport
 }

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_protocol::ALPN;
+use pointsman_protocol::limits::UDP_PAYLOAD_MAX;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    ConnectionError, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime,
+    TransportConfig, VarInt,
+};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -42,6 +46,8 @@ pub(crate) struct Target {
 
 /// The client's QUIC settings.
 pub(crate) fn transport_config() -> TransportConfig {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(UDP_PAYLOAD_MAX);
     let mut transport = TransportConfig::default();
     transport
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())
@@ -49,6 +55,7 @@ pub(crate) fn transport_config() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .send_window(SEND_WINDOW)
+        .mtu_discovery_config(Some(mtu))
         // The broker opens no streams and sends no datagrams.
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -162,10 +169,9 @@ fn open_endpoint(to: SocketAddr) -> std::io::Result<Endpoint> {
         tracing::debug!(%error, "the system does not grant larger UDP buffers");
     }
     socket.bind(&local.into())?;
-    Endpoint::new(
-        EndpointConfig::default(),
-        None,
-        socket.into(),
-        Arc::new(TokioRuntime),
-    )
+    let mut config = EndpointConfig::default();
+    config
+        .max_udp_payload_size(UDP_PAYLOAD_MAX)
+        .map_err(std::io::Error::other)?;
+    Endpoint::new(config, None, socket.into(), Arc::new(TokioRuntime))
 }

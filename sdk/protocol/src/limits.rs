@@ -12,6 +12,10 @@ pub const NAME_MAX: usize = 255;
 /// Longest routing or binding key, in bytes.
 pub const KEY_MAX: usize = 255;
 
+/// Largest UDP payload either end takes, and tries to send once path MTU discovery finds that it passes (loopback, networks
+/// with jumbo frames), in bytes. Far fewer packets to encrypt; ten of them still fit one segmented send of the system.
+pub const UDP_PAYLOAD_MAX: u16 = 6_000;
+
 /// Most user headers of one message.
 pub const HEADERS_MAX: usize = 256;
 

@@ -17,8 +17,8 @@ use crate::report::Figure;
 /// Messages of one sync: about what waits while the sync before is under way.
 pub(crate) const GROUP: usize = 256;
 
-/// How long each limit is measured.
-const TIME: Duration = Duration::from_secs(1);
+/// How long each limit is measured, each time.
+const TIME: Duration = Duration::from_millis(500);
 
 /// Messages per second that are appended to a file and synced in groups of [`GROUP`], by one thread that does nothing
 /// else.
@@ -71,7 +71,7 @@ pub(crate) fn copy() -> Figure {
     let mut to = vec![0_u8; from.len()];
     let mut bytes = 0;
     let since = Instant::now();
-    while since.elapsed() < TIME / 2 {
+    while since.elapsed() < TIME {
         to.copy_from_slice(black_box(&from));
         black_box(&to);
         bytes += from.len();
@@ -79,13 +79,20 @@ pub(crate) fn copy() -> Figure {
     Figure::BytesPerSecond(bytes as f64 / since.elapsed().as_secs_f64())
 }
 
-/// The raw limits of QUIC on loopback, with quinn and nothing else at both ends: bytes per second of one stream, and
-/// the time of an echo of 100 bytes. Each end is a thread with a runtime of its own, as broker and client are.
-pub(crate) fn quic(ca: &Path, certificate: &Path, key: &Path) -> (Figure, Figure) {
-    let (endpoint, address) = {
+/// The raw limits of QUIC on loopback, with quinn and nothing else at both ends. Each end is a thread with a runtime
+/// of its own, as broker and client are.
+pub(crate) struct Quic {
+    runtime: tokio::runtime::Runtime,
+    endpoint: Endpoint,
+    connection: quinn::Connection,
+}
+
+impl Quic {
+    /// Connects with the broker's certificate.
+    pub(crate) fn connect(ca: &Path, certificate: &Path, key: &Path) -> Quic {
         let (sender, receiver) = std::sync::mpsc::channel();
         let server = server_config(certificate, key);
-        let thread = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             runtime().block_on(async {
                 let endpoint = Endpoint::server(server, ([127, 0, 0, 1], 0).into()).expect("loopback");
                 sender
@@ -94,24 +101,38 @@ pub(crate) fn quic(ca: &Path, certificate: &Path, key: &Path) -> (Figure, Figure
                 serve(&endpoint).await;
             });
         });
-        (thread, receiver.recv().expect("the server starts"))
-    };
-    let figures = runtime().block_on(async {
-        let mut client = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("loopback");
-        client.set_default_client_config(client_config(ca));
-        let connection = client
-            .connect(address, "localhost")
-            .expect("valid")
-            .await
-            .expect("handshake");
-        let bulk = bulk(&connection).await;
-        let echo = echo(&connection).await;
-        connection.close(0_u32.into(), b"");
-        client.wait_idle().await;
-        (bulk, echo)
-    });
-    endpoint.join().expect("the server ends");
-    figures
+        let address = receiver.recv().expect("the server starts");
+        let runtime = runtime();
+        let (endpoint, connection) = runtime.block_on(async {
+            let mut endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("loopback");
+            endpoint.set_default_client_config(client_config(ca));
+            let connecting = endpoint.connect(address, "localhost").expect("valid");
+            let connection = connecting.await.expect("handshake");
+            (endpoint, connection)
+        });
+        Quic {
+            runtime,
+            endpoint,
+            connection,
+        }
+    }
+
+    /// Bytes per second of one stream.
+    pub(crate) fn bulk(&self) -> Figure {
+        self.runtime.block_on(bulk(&self.connection))
+    }
+
+    /// The time of an echo of 100 bytes.
+    pub(crate) fn echo(&self) -> Figure {
+        self.runtime.block_on(echo(&self.connection))
+    }
+}
+
+impl Drop for Quic {
+    fn drop(&mut self) {
+        self.connection.close(0_u32.into(), b"");
+        self.runtime.block_on(self.endpoint.wait_idle());
+    }
 }
 
 async fn bulk(connection: &quinn::Connection) -> Figure {
@@ -149,16 +170,18 @@ async fn serve(endpoint: &Endpoint) {
         .expect("the bench connects")
         .await
         .expect("handshake");
-    let mut bulk = connection.accept_uni().await.expect("the bulk stream");
-    while let Ok(Some(_)) = bulk.read_chunk(usize::MAX, true).await {}
-    let (mut send, mut receive) = connection.accept_bi().await.expect("the echo stream");
-    let mut buffer = [0; 100];
-    while receive.read_exact(&mut buffer).await.is_ok() {
-        if send.write_all(&buffer).await.is_err() {
-            break;
+    loop {
+        tokio::select! {
+            Ok(mut bulk) = connection.accept_uni() => {
+                while let Ok(Some(_)) = bulk.read_chunk(usize::MAX, true).await {}
+            }
+            Ok((mut send, mut receive)) = connection.accept_bi() => {
+                let mut buffer = [0; 100];
+                while receive.read_exact(&mut buffer).await.is_ok() && send.write_all(&buffer).await.is_ok() {}
+            }
+            else => return,
         }
     }
-    endpoint.wait_idle().await;
 }
 
 /// The runtime broker and client use on a machine of two cores.

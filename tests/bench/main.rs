@@ -9,14 +9,15 @@
 mod limits;
 mod report;
 mod routing;
+mod scale;
 mod traffic;
 
 use std::path::Path;
 
 use pointsman_tests::Broker;
 
+use limits::Quic;
 use report::{Figure, Report, Row};
-use traffic::Limits;
 
 /// Bodies that are measured, in bytes.
 const BODIES: [(usize, &str); 3] = [(100, "100 B"), (1024, "1 KiB"), (16 * 1024, "16 KiB")];
@@ -28,11 +29,14 @@ fn main() {
     let only = args.iter().find(|arg| !arg.starts_with('-'));
     let wanted = |title: &str| only.is_none_or(|word| title.contains(word.as_str()));
 
-    let broker = Broker::start();
-    let machine = Machine::measure(&broker);
-    let mut parts = vec![("raw limits of this machine", machine.rows())];
+    let machine = Machine::start();
+    let mut parts = vec![("raw limits of this machine", machine.limits())];
     if wanted("messages") {
-        parts.push(("messages: confirmed on disk", machine.traffic(&broker)));
+        parts.push(("messages: confirmed on disk", machine.traffic()));
+    }
+    drop(machine);
+    if wanted("scale") {
+        parts.push(("scale: what waits in queues", scale::rows()));
     }
     if wanted("routing") {
         parts.push((
@@ -42,12 +46,9 @@ fn main() {
     }
     let report = Report {
         machine: describe(),
-        command: format!(
-            "cargo bench -p pointsman-tests --bench bench -- {}",
-            args.join(" ")
-        )
-        .trim()
-        .to_owned(),
+        command: format!("cargo bench --workspace --bench bench -- {}", args.join(" "))
+            .trim()
+            .to_owned(),
         parts,
     };
     match json {
@@ -56,108 +57,97 @@ fn main() {
     }
 }
 
-/// The raw limits.
+/// The broker and what its machine could do at best.
 struct Machine {
-    grouped_sync: Vec<Figure>,
-    one_sync: Figure,
-    sequential_write: Figure,
-    copy: Figure,
-    quic_bulk: Figure,
-    quic_echo: Figure,
+    broker: Broker,
+    quic: Quic,
 }
 
 impl Machine {
-    /// Measured in the broker's own folder, on its disk, and with its certificate.
-    fn measure(broker: &Broker) -> Machine {
-        let folder = broker.work_dir();
-        let (quic_bulk, quic_echo) = limits::quic(
-            &certificate(broker, "ca"),
-            &certificate(broker, "server"),
-            &certificate(broker, "server-key"),
+    fn start() -> Machine {
+        let broker = Broker::start();
+        let quic = Quic::connect(
+            &certificate(&broker, "ca"),
+            &certificate(&broker, "server"),
+            &certificate(&broker, "server-key"),
         );
-        Machine {
-            grouped_sync: BODIES
-                .iter()
-                .map(|(body, _)| written(limits::grouped_sync(folder, *body)))
-                .collect(),
-            one_sync: written(limits::one_sync(folder)),
-            sequential_write: written(limits::sequential_write(folder)),
-            copy: limits::copy(),
-            quic_bulk,
-            quic_echo,
-        }
+        Machine { broker, quic }
     }
 
-    fn rows(&self) -> Vec<Row> {
-        let synced = BODIES.iter().zip(&self.grouped_sync);
-        let synced = synced.map(|((_, name), figure)| {
+    /// Measured in the broker's own folder, on its disk.
+    fn limits(&self) -> Vec<Row> {
+        let folder = self.broker.work_dir();
+        let synced = BODIES.map(|(body, name)| {
             Row::limit(
                 format!("append {name}, fdatasync every {}", limits::GROUP),
-                *figure,
+                written(limits::grouped_sync(folder, body)),
             )
         });
-        synced
-            .chain([
-                Row::limit("append 100 B, fdatasync each", self.one_sync),
-                Row::limit("write a file from front to end", self.sequential_write),
-                Row::limit("QUIC, one stream of 64 KiB writes", self.quic_bulk),
-                Row::limit("QUIC, echo of 100 B", self.quic_echo),
-                Row::limit("copy memory", self.copy),
-            ])
-            .collect()
+        let others = [
+            Row::limit("append 100 B, fdatasync each", written(limits::one_sync(folder))),
+            Row::limit(
+                "write a file from front to end",
+                written(limits::sequential_write(folder)),
+            ),
+            Row::limit("QUIC, one stream of 64 KiB writes", self.quic.bulk()),
+            Row::limit("QUIC, echo of 100 B", self.quic.echo()),
+            Row::limit("copy memory", limits::copy()),
+        ];
+        synced.into_iter().chain(others).collect()
     }
 
-    fn limits(&self, size: usize) -> Limits {
-        let nanoseconds = |figure| match figure {
-            Figure::Nanoseconds(value) => value,
-            Figure::PerSecond(_) | Figure::BytesPerSecond(_) => unreachable!("it is a time"),
-        };
-        Limits {
-            grouped_sync: self.grouped_sync[size],
-            echo_and_sync: Figure::Nanoseconds(nanoseconds(self.quic_echo) + nanoseconds(self.one_sync)),
+    fn traffic(&self) -> Vec<Row> {
+        let broker = &self.broker;
+        let runtime = limits::runtime();
+        runtime.block_on(async { traffic::warm_up(&broker.client().await).await });
+        let mut rows = Vec::new();
+        for (body, size) in BODIES {
+            rows.push(self.beside_syncs(body, |limit| {
+                let name = format!("publish and confirm, {size}");
+                runtime.block_on(traffic::confirmed_publish(broker, &name, body, limit))
+            }));
+            rows.push(self.beside_syncs(body, |limit| {
+                let name = format!("publish to ack, {size}");
+                runtime.block_on(traffic::end_to_end(broker, &name, body, limit))
+            }));
+            rows.push(self.beside_echoes(|limit| {
+                let name = format!("time to confirm, {size}, one at a time");
+                runtime.block_on(traffic::confirm_latency(broker, &name, body, limit))
+            }));
+            rows.push(self.beside_echoes(|limit| {
+                let name = format!("time to deliver, {size}, 2000 msg/s");
+                runtime.block_on(traffic::delivery_latency(broker, &name, body, limit))
+            }));
         }
+        rows
     }
 
-    fn traffic(&self, broker: &Broker) -> Vec<Row> {
-        limits::runtime().block_on(async {
-            traffic::warm_up(&broker.client().await).await;
-            let mut rows = Vec::new();
-            for (size, (body, name)) in BODIES.into_iter().enumerate() {
-                let limits = self.limits(size);
-                rows.push(
-                    traffic::confirmed_publish(
-                        broker,
-                        &format!("publish and confirm, {name}"),
-                        body,
-                        &limits,
-                    )
-                    .await,
-                );
-                rows.push(
-                    traffic::end_to_end(broker, &format!("publish to ack, {name}"), body, &limits).await,
-                );
-                rows.push(
-                    traffic::confirm_latency(
-                        broker,
-                        &format!("time to confirm, {name}, one at a time"),
-                        body,
-                        &limits,
-                    )
-                    .await,
-                );
-                rows.push(
-                    traffic::delivery_latency(
-                        broker,
-                        &format!("time to deliver, {name}, 2000 msg/s"),
-                        body,
-                        &limits,
-                    )
-                    .await,
-                );
-            }
-            rows
-        })
+    /// Measures between two looks at how fast messages of that size are synced in groups: a machine that others use
+    /// as well is not the same from one second to the next.
+    fn beside_syncs(&self, body: usize, measure: impl FnOnce(Limit) -> Row) -> Row {
+        let limit = || written(limits::grouped_sync(self.broker.work_dir(), body));
+        beside("the same synced in groups of 256", limit, measure)
     }
+
+    /// The same beside the time of an echo and a sync, one after the other.
+    fn beside_echoes(&self, measure: impl FnOnce(Limit) -> Row) -> Row {
+        let limit = || {
+            let sync = written(limits::one_sync(self.broker.work_dir()));
+            Figure::Nanoseconds(self.quic.echo().value() + sync.value())
+        };
+        beside("an echo and a sync", limit, measure)
+    }
+}
+
+/// What a row is compared with.
+type Limit = (&'static str, Figure);
+
+/// Measures a row between two looks at its limit, which is their mean.
+fn beside(name: &'static str, limit: impl Fn() -> Figure, measure: impl FnOnce(Limit) -> Row) -> Row {
+    let before = limit();
+    let mut row = measure((name, before));
+    row.limit = Some((name, before.mean(limit())));
+    row
 }
 
 fn certificate(broker: &Broker, name: &str) -> std::path::PathBuf {

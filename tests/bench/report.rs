@@ -29,9 +29,19 @@ pub(crate) enum Figure {
 }
 
 impl Figure {
-    fn value(self) -> f64 {
+    pub(crate) fn value(self) -> f64 {
         match self {
             Figure::PerSecond(value) | Figure::BytesPerSecond(value) | Figure::Nanoseconds(value) => value,
+        }
+    }
+
+    /// The mean of two figures in the same unit.
+    pub(crate) fn mean(self, other: Figure) -> Figure {
+        let mean = (self.value() + other.value()) / 2.0;
+        match self {
+            Figure::PerSecond(_) => Figure::PerSecond(mean),
+            Figure::BytesPerSecond(_) => Figure::BytesPerSecond(mean),
+            Figure::Nanoseconds(_) => Figure::Nanoseconds(mean),
         }
     }
 
@@ -58,6 +68,8 @@ impl fmt::Display for Figure {
             Figure::PerSecond(value) if value >= 10_000.0 => write!(f, "{:.0} k msg/s", value / 1e3),
             Figure::PerSecond(value) => write!(f, "{value:.0} msg/s"),
             Figure::BytesPerSecond(value) => write!(f, "{:.2} GB/s", value / 1e9),
+            Figure::Nanoseconds(value) if value >= 1e9 => write!(f, "{:.2} s", value / 1e9),
+            Figure::Nanoseconds(value) if value >= 1e7 => write!(f, "{:.0} ms", value / 1e6),
             Figure::Nanoseconds(value) if value >= 1_000.0 => write!(f, "{:.1} us", value / 1e3),
             Figure::Nanoseconds(value) => write!(f, "{value:.1} ns"),
         }

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use pointsman_sdk::{Client, Message, QueueSpec};
+use pointsman_sdk::{Client, Message, Publisher, QueueSpec};
 use pointsman_tests::{Broker, proc};
 
+use crate::Limit;
 use crate::limits::histogram;
 use crate::report::{Figure, Row};
 
@@ -17,28 +18,10 @@ const WINDOW: u32 = 16_384;
 /// Messages per second where the latency of a broker that is not busy is measured.
 const RATE: u32 = 2_000;
 
-/// What is measured for each size of body.
-pub(crate) struct Limits {
-    /// Messages of that size per second, synced in groups.
-    pub(crate) grouped_sync: Figure,
-    /// A QUIC echo and a sync, one after the other.
-    pub(crate) echo_and_sync: Figure,
-}
-
 /// Publishes persistent messages as fast as the window allows, and waits for every confirm.
-pub(crate) async fn confirmed_publish(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
-    let client = broker.client().await;
-    client
-        .declare_queue(QueueSpec::new("bench"))
-        .await
-        .expect("is declared");
-    let publisher = client
-        .publisher_builder("")
-        .window(WINDOW)
-        .open()
-        .await
-        .expect("opens");
-    let cpu = proc::cpu(broker.pid());
+pub(crate) async fn confirmed_publish(broker: &Broker, name: &str, body: usize, limit: Limit) -> Row {
+    let (client, publisher) = ready(broker).await;
+    let cost = Cost::of(broker);
     let since = Instant::now();
     let outcome = publisher
         .publish_all(messages(body, since))
@@ -47,43 +30,23 @@ pub(crate) async fn confirmed_publish(broker: &Broker, name: &str, body: usize, 
         .await
         .expect("are confirmed");
     let took = since.elapsed();
-    let cpu = proc::cpu(broker.pid()) - cpu;
+    let cost = Cost::of(broker).since(&cost);
     assert!(outcome.is_success(), "{outcome:?}");
-    client
-        .delete_queue("bench", false, false)
-        .await
-        .expect("is deleted");
-    client.close().await;
+    leave(client).await;
     let figure = Figure::PerSecond(outcome.routed as f64 / took.as_secs_f64());
-    row(
-        name,
-        figure,
-        ("the same synced in groups of 256", limits.grouped_sync),
-        cpu,
-        outcome.routed,
-    )
+    cost.row(Row::of(name, figure, limit), outcome.routed, body)
 }
 
 /// Publishes as fast as the window allows while a consumer takes and acknowledges everything.
-pub(crate) async fn end_to_end(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
-    let client = broker.client().await;
-    client
-        .declare_queue(QueueSpec::new("bench"))
-        .await
-        .expect("is declared");
-    let publisher = client
-        .publisher_builder("")
-        .window(WINDOW)
-        .open()
-        .await
-        .expect("opens");
+pub(crate) async fn end_to_end(broker: &Broker, name: &str, body: usize, limit: Limit) -> Row {
+    let (client, publisher) = ready(broker).await;
     let mut consumer = client
         .consumer("bench")
         .prefetch(WINDOW)
         .open()
         .await
         .expect("opens");
-    let cpu = proc::cpu(broker.pid());
+    let cost = Cost::of(broker);
     let since = Instant::now();
     let publishing = async {
         let confirmation = publisher
@@ -107,30 +70,15 @@ pub(crate) async fn end_to_end(broker: &Broker, name: &str, body: usize, limits:
     };
     let (_, taken) = tokio::join!(async { sent.set(publishing.await) }, consuming);
     let took = since.elapsed();
-    let cpu = proc::cpu(broker.pid()) - cpu;
-    client
-        .delete_queue("bench", false, false)
-        .await
-        .expect("is deleted");
-    client.close().await;
+    let cost = Cost::of(broker).since(&cost);
+    leave(client).await;
     let figure = Figure::PerSecond(taken as f64 / took.as_secs_f64());
-    row(
-        name,
-        figure,
-        ("the same synced in groups of 256", limits.grouped_sync),
-        cpu,
-        taken,
-    )
+    cost.row(Row::of(name, figure, limit), taken, body)
 }
 
 /// The time from a publish to its confirm, one message at a time.
-pub(crate) async fn confirm_latency(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
-    let client = broker.client().await;
-    client
-        .declare_queue(QueueSpec::new("bench"))
-        .await
-        .expect("is declared");
-    let publisher = client.publisher("").await.expect("opens");
+pub(crate) async fn confirm_latency(broker: &Broker, name: &str, body: usize, limit: Limit) -> Row {
+    let (client, publisher) = ready(broker).await;
     let mut times = histogram();
     let body = Bytes::from(vec![b'x'; body]);
     let since = Instant::now();
@@ -143,22 +91,13 @@ pub(crate) async fn confirm_latency(broker: &Broker, name: &str, body: usize, li
         assert!(confirmation.await.expect("is confirmed").is_success());
         times.saturating_record(start.elapsed().as_nanos() as u64);
     }
-    client
-        .delete_queue("bench", false, false)
-        .await
-        .expect("is deleted");
-    client.close().await;
-    latency_row(name, &times, limits)
+    leave(client).await;
+    latency_row(name, &times, limit)
 }
 
 /// The time from a publish to its delivery, at a rate the broker is not busy with.
-pub(crate) async fn delivery_latency(broker: &Broker, name: &str, body: usize, limits: &Limits) -> Row {
-    let client = broker.client().await;
-    client
-        .declare_queue(QueueSpec::new("bench"))
-        .await
-        .expect("is declared");
-    let publisher = client.publisher("").await.expect("opens");
+pub(crate) async fn delivery_latency(broker: &Broker, name: &str, body: usize, limit: Limit) -> Row {
+    let (client, publisher) = ready(broker).await;
     let mut consumer = client.consumer("bench").open().await.expect("opens");
     let began = Instant::now();
     let count = RATE * TIME.as_secs() as u32;
@@ -190,12 +129,8 @@ pub(crate) async fn delivery_latency(broker: &Broker, name: &str, body: usize, l
     };
     tokio::join!(publishing, consuming);
     publisher.flush().await.expect("are confirmed");
-    client
-        .delete_queue("bench", false, false)
-        .await
-        .expect("is deleted");
-    client.close().await;
-    latency_row(name, &times, limits)
+    leave(client).await;
+    latency_row(name, &times, limit)
 }
 
 /// Messages until the time is over.
@@ -207,14 +142,57 @@ fn messages(body: usize, since: Instant) -> impl Iterator<Item = Message> {
         .map(move |_| Message::new(body.clone()).key("bench"))
 }
 
-fn row(name: &str, figure: Figure, limit: (&'static str, Figure), cpu: Duration, messages: u64) -> Row {
-    let each = cpu.as_secs_f64() * 1e6 / messages.max(1) as f64;
-    Row::of(name, figure, limit).detail("server CPU", format!("{each:.2} us a message"))
+/// What the broker's process spent.
+struct Cost {
+    cpu: Duration,
+    written: u64,
 }
 
-fn latency_row(name: &str, times: &Histogram<u64>, limits: &Limits) -> Row {
+impl Cost {
+    fn of(broker: &Broker) -> Cost {
+        Cost {
+            cpu: proc::cpu(broker.pid()),
+            written: proc::written(broker.pid()),
+        }
+    }
+
+    fn since(&self, before: &Cost) -> Cost {
+        Cost {
+            cpu: self.cpu - before.cpu,
+            written: self.written - before.written,
+        }
+    }
+
+    fn row(&self, row: Row, messages: u64, body: usize) -> Row {
+        let each = self.cpu.as_secs_f64() * 1e6 / messages.max(1) as f64;
+        let written = self.written as f64 / (messages.max(1) * body as u64) as f64;
+        row.detail("server CPU", format!("{each:.2} us a message"))
+            .detail("written", format!("{written:.2} times the bodies"))
+    }
+}
+
+/// A client with the queue that is measured, and a publisher to it.
+async fn ready(broker: &Broker) -> (Client, Publisher) {
+    let client = broker.client().await;
+    client
+        .declare_queue(QueueSpec::new("bench"))
+        .await
+        .expect("is declared");
+    let publisher = client.publisher_builder("").window(WINDOW).open().await;
+    (client, publisher.expect("opens"))
+}
+
+async fn leave(client: Client) {
+    client
+        .delete_queue("bench", false, false)
+        .await
+        .expect("is deleted");
+    client.close().await;
+}
+
+fn latency_row(name: &str, times: &Histogram<u64>, limit: Limit) -> Row {
     let at = |quantile| Figure::Nanoseconds(times.value_at_quantile(quantile) as f64);
-    Row::of(name, at(0.5), ("an echo and a sync", limits.echo_and_sync))
+    Row::of(name, at(0.5), limit)
         .detail("p99", at(0.99))
         .detail("p99.9", at(0.999))
         .detail("samples", times.len())

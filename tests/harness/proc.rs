@@ -12,17 +12,34 @@ const TICK: Duration = Duration::from_millis(10);
 /// # Panics
 /// When the process is gone, or this is not Linux.
 pub fn rss(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+/// The most memory that was ever resident, in bytes.
+///
+/// # Panics
+/// When the process is gone, or this is not Linux.
+pub fn peak_rss(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .expect("a process has memory");
-    let kib: u64 = line
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .expect("VmRSS is in kB");
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let value = line.expect("a process has memory").trim();
+    let kib: u64 = value.trim_end_matches(" kB").parse().expect("it is in kB");
     kib * 1024
+}
+
+/// Bytes it caused to be written to disks so far.
+///
+/// # Panics
+/// When the process is gone or not ours, or this is not Linux.
+pub fn written(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process is ours");
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|value| value.parse().ok())
+        .expect("the kernel counts written bytes")
 }
 
 /// CPU time spent so far, in user space and in the kernel, to one tick of 10 ms.

@@ -24,13 +24,8 @@ pub(super) async fn run(
     reader: FrameReader,
     writer: &mut FrameWriter,
 ) -> StreamEnd {
-    match open(session, first, reader, writer).await {
-        Ok(mut publisher) => match publisher.serve(writer).await {
-            Ok(()) => StreamEnd::Finished,
-            Err(end) => end,
-        },
-        Err(end) => end,
-    }
+    let served = async { open(session, first, reader, writer).await?.serve(writer).await };
+    served.await.err().unwrap_or(StreamEnd::Finished)
 }
 
 /// A publisher's stream once it is open.

@@ -7,11 +7,11 @@ mod headers;
 mod ring;
 mod topic;
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use pointsman_core::topology::{Binding, Exchange};
 use pointsman_protocol::admin::ExchangeKind;
+use rustc_hash::FxHashMap;
 
 use crate::scan::Scanned;
 use headers::HeaderPatterns;
@@ -22,8 +22,8 @@ pub use ring::{WEIGHT_MAX, weight};
 
 /// The bindings of one exchange, arranged for looking up.
 pub(crate) enum Matcher {
-    /// Bindings by routing key.
-    Direct(HashMap<Box<str>, Range<u32>>),
+    /// Bindings by routing key. A fast hash will do: only operators put keys here.
+    Direct(FxHashMap<Box<str>, Range<u32>>),
     /// All of them.
     Fanout(u32),
     /// Bindings by pattern.

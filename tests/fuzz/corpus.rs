@@ -1,7 +1,7 @@
 //! Valid bytes of every format, from which mutations start.
 
 use bytes::BytesMut;
-use pointsman_core::{ChunkBuilder, DecidedBy, ExchangeId, Lane, Offset, RouterId};
+use pointsman_core::{ChunkBuilder, DecidedBy, ExchangeId, Lane, Offset, References, RouterId};
 use pointsman_protocol::admin::{BindingSpec, ExchangeSpec, QueueSpec, Reply, Request};
 use pointsman_protocol::consume::{ConsumerOpened, Credit, DeliveryMeta, OpenConsumer, Settle, Settlement};
 use pointsman_protocol::frame::{self, Kind};
@@ -191,6 +191,21 @@ pub(crate) fn chunks() -> Vec<Vec<u8>> {
     builder.push(ExchangeId(500), Some(by), &encode(&full_message()), &[9; 200]);
     builder.push(ExchangeId(0), None, b"", b"");
     vec![builder.finish().bytes().to_vec()]
+}
+
+/// Length of the references, references, records that have some.
+pub(crate) fn sparse_chunks() -> Vec<Vec<u8>> {
+    let mut builder = ChunkBuilder::new(Lane::Queues, Offset(7), 1);
+    for body in [b"one".as_slice(), b"two", b"three"] {
+        builder.push(ExchangeId(1), None, b"", body);
+    }
+    let mut references = References::uniform(1, 2);
+    references.push(1, 0);
+    references.push(1, 1);
+    let mut encoded = Vec::new();
+    references.encode(&mut encoded);
+    let sparse = builder.finish().without_dead(&references);
+    vec![[&[encoded.len() as u8], encoded.as_slice(), sparse.bytes()].concat()]
 }
 
 pub(crate) fn decisions() -> Vec<Vec<u8>> {

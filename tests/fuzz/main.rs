@@ -87,6 +87,11 @@ fn chunks() {
 }
 
 #[test]
+fn sparse_chunks() {
+    fuzz("sparse chunks", corpus::sparse_chunks(), targets::sparse_chunk);
+}
+
+#[test]
 fn packed_decisions() {
     fuzz("packed decisions", corpus::decisions(), targets::decisions);
 }

@@ -1,7 +1,7 @@
 //! What must hold for each decoder. A target says whether the input was accepted.
 
 use bytes::{Bytes, BytesMut};
-use pointsman_core::{Chunk, ChunkBuilder, Lane, Offset};
+use pointsman_core::{Chunk, ChunkBuilder, Lane, Offset, References};
 use pointsman_protocol::admin::{Reply, Request};
 use pointsman_protocol::consume::{ConsumerOpened, Credit, DeliveryMeta, OpenConsumer, Settle};
 use pointsman_protocol::frame::{self, Frame};
@@ -177,6 +177,39 @@ pub(crate) fn chunk(input: &[u8]) -> bool {
     }
     assert!(again.bytes().len() <= input.len(), "built anew it is no longer");
     chunk.count() > 0
+}
+
+/// A sparse chunk that parses has exactly the records that have references, and references survive their encoding.
+pub(crate) fn sparse_chunk(input: &[u8]) -> bool {
+    let Some((&len, rest)) = input.split_first() else {
+        return false;
+    };
+    let Some((encoded, records)) = rest.split_at_checked(len.into()) else {
+        return false;
+    };
+    let Some(references) = References::decode(encoded) else {
+        return false;
+    };
+    let mut again = Vec::new();
+    references.encode(&mut again);
+    assert_eq!(References::decode(&again), Some(references.clone()));
+    let records = Bytes::copy_from_slice(records);
+    let Ok(chunk) = Chunk::parse_sparse(Lane::Queues, Offset(7), 1, records, &references) else {
+        return false;
+    };
+    assert_eq!(
+        (chunk.count(), chunk.kept()),
+        (references.records(), references.live())
+    );
+    let mut record = 0;
+    for (records, references) in references.runs() {
+        for _ in 0..records {
+            assert_eq!(chunk.get(record).is_some(), references > 0);
+            record += 1;
+        }
+    }
+    assert_eq!(chunk.without_dead(&references), chunk);
+    chunk.kept() > 0
 }
 
 /// No more decisions than messages, and no target that is not bound.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use pointsman_core::catalog::{Definition, DefinitionKey};
 use pointsman_core::commit::{IdentityState, IndexEntry, QueueState};
-use pointsman_core::{Chunk, Lane, Offset, Position, PublisherIdentity, QueueId, Record, Restored};
+use pointsman_core::{
+    Chunk, Lane, Offset, Position, PublisherIdentity, QueueId, Record, References, Restored,
+};
 use roaring::RoaringBitmap;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SimStore {
-    pub(crate) chunks: BTreeMap<Offset, (Arc<Chunk>, u32)>,
+    pub(crate) chunks: BTreeMap<Offset, Stored>,
     pub(crate) index: BTreeMap<(QueueId, Position), IndexEntry>,
     pub(crate) states: BTreeMap<QueueId, QueueState>,
     pub(crate) acks: BTreeMap<(QueueId, u64), RoaringBitmap>,
@@ -18,6 +20,15 @@ pub(crate) struct SimStore {
     identities: BTreeMap<PublisherIdentity, IdentityState>,
     definitions: BTreeMap<DefinitionKey, Definition>,
     next_offset: Offset,
+}
+
+/// A chunk as a disk has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    chunk: Arc<Chunk>,
+    /// References when it was written: what had none is not in it.
+    written: References,
+    left: References,
 }
 
 impl SimStore {
@@ -31,20 +42,30 @@ impl SimStore {
         match record.clone() {
             Record::Append { chunk, references } => {
                 assert_eq!((chunk.lane, chunk.base), (Lane::Queues, self.next_offset));
-                assert!(references > 0 && chunk.count() > 0);
+                assert!(references.live() == chunk.count() && references.records() == chunk.count());
+                assert!(chunk.count() > 0);
                 self.next_offset.0 += u64::from(chunk.count());
-                self.chunks.insert(chunk.base, (chunk, references));
+                let stored = Stored {
+                    chunk,
+                    written: references.clone(),
+                    left: references,
+                };
+                self.chunks.insert(stored.chunk.base, stored);
             }
-            Record::Release { lane, base, count } => {
+            Record::Release {
+                lane,
+                base,
+                record,
+                count,
+            } => {
                 assert_eq!(lane, Lane::Queues);
-                let (_, references) = self
+                let stored = self
                     .chunks
                     .get_mut(&base)
                     .expect("a chunk that is there is released");
-                *references = references
-                    .checked_sub(count)
-                    .expect("no more is released than there is");
-                if *references == 0 {
+                let missing = stored.left.release(record, count);
+                assert_eq!(missing, 0, "no more is released than there is");
+                if stored.left.live() == 0 {
                     self.chunks.remove(&base);
                 }
             }
@@ -136,7 +157,19 @@ impl SimStore {
     }
 
     pub(crate) fn read_chunk(&self, base: Offset) -> Option<Arc<Chunk>> {
-        self.chunks.get(&base).map(|(chunk, _)| reparsed(chunk))
+        self.chunks.get(&base).map(reparsed)
+    }
+
+    /// Drops what is dead of one of the chunks. Returns whether that was anything.
+    pub(crate) fn reclaim(&mut self, rng: &mut fastrand::Rng) -> bool {
+        let stored = self.chunks.values_mut();
+        let partly_dead = stored.filter(|stored| stored.left.live() < stored.chunk.kept());
+        let Some(stored) = rng.choice(partly_dead.collect::<Vec<_>>()) else {
+            return false;
+        };
+        stored.chunk = Arc::new(stored.chunk.without_dead(&stored.left));
+        stored.written = stored.left.clone();
+        true
     }
 
     /// Positions of a queue that are settled, as the records say.
@@ -167,7 +200,11 @@ impl SimStore {
 }
 
 /// As it comes back from a disk.
-fn reparsed(chunk: &Chunk) -> Arc<Chunk> {
-    let parsed = Chunk::parse(chunk.lane, chunk.base, chunk.time, chunk.bytes().clone());
-    Arc::new(parsed.expect("a chunk parses"))
+fn reparsed(stored: &Stored) -> Arc<Chunk> {
+    let Stored { chunk, written, .. } = stored;
+    let bytes = chunk.bytes().clone();
+    let parsed = Chunk::parse_sparse(chunk.lane, chunk.base, chunk.time, bytes, written);
+    let parsed = parsed.expect("a chunk parses");
+    assert_eq!(parsed, **chunk);
+    Arc::new(parsed)
 }

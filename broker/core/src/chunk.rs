@@ -13,12 +13,20 @@
 //! ```
 //!
 //! Varints are LEB128, as postcard's.
+//!
+//! A chunk may be *sparse*: records that no queue names any more are dropped, the others keep their numbers.
+
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::ids::{DecidedBy, ExchangeId, Lane, Offset, RouterId};
+use crate::references::References;
 
-/// Messages of one lane, numbered without a gap from `base`. Immutable.
+/// Stands for the start of a record that was dropped.
+const DROPPED: u32 = u32::MAX;
+
+/// Messages of one lane, numbered without a gap from `base`, of which some may have been dropped. Immutable.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// Where it is.
@@ -28,7 +36,10 @@ pub struct Chunk {
     /// When its first message came, in milliseconds since the Unix epoch.
     pub time: u64,
     bytes: Bytes,
+    /// Where each record starts in `bytes`, or [`DROPPED`].
     starts: Vec<u32>,
+    /// Number of records that were not dropped.
+    kept: u32,
 }
 
 /// A record of a chunk, borrowed.
@@ -70,24 +81,127 @@ impl Chunk {
             base,
             time,
             bytes,
+            kept: starts.len() as u32,
             starts,
         })
     }
 
-    /// Number of records.
+    /// As [`Chunk::parse`], of a chunk without the records that had no references when it was written.
+    ///
+    /// # Errors
+    /// When the bytes are not as many whole records as have references.
+    pub fn parse_sparse(
+        lane: Lane,
+        base: Offset,
+        time: u64,
+        bytes: Bytes,
+        references: &References,
+    ) -> Result<Chunk, ChunkError> {
+        let mut starts = Vec::with_capacity(references.records() as usize);
+        let mut at = 0;
+        for (records, references) in references.runs() {
+            if references == 0 {
+                starts.resize(starts.len() + records as usize, DROPPED);
+                continue;
+            }
+            for _ in 0..records {
+                starts.push(at as u32);
+                let (_, end) = split_record(&bytes, at).ok_or(ChunkError { at })?;
+                at = end;
+            }
+        }
+        if at < bytes.len() {
+            return Err(ChunkError { at });
+        }
+        Ok(Chunk {
+            lane,
+            base,
+            time,
+            bytes,
+            starts,
+            kept: references.live(),
+        })
+    }
+
+    /// Number of records, dropped ones included.
     pub fn count(&self) -> u32 {
         self.starts.len() as u32
     }
 
-    /// The records' bytes, as [`Chunk::parse`] takes them.
+    /// Number of records that were not dropped.
+    pub fn kept(&self) -> u32 {
+        self.kept
+    }
+
+    /// The bytes of the records that were not dropped, as [`Chunk::parse`] takes them.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The record of that number, from 0, or `None` past the end.
+    /// The record of that number, from 0, or `None` past the end and where it was dropped.
     pub fn get(&self, record: u32) -> Option<StoredMessage<'_>> {
-        let start = *self.starts.get(record as usize)? as usize;
-        split_record(&self.bytes, start).map(|(message, _)| message)
+        let start = *self.starts.get(record as usize)?;
+        if start == DROPPED {
+            return None;
+        }
+        split_record(&self.bytes, start as usize).map(|(message, _)| message)
+    }
+
+    /// How many records in a row from `record` on are there, at most `most`.
+    pub fn there_from(&self, record: u32, most: u32) -> u32 {
+        let most = self.count().saturating_sub(record).min(most);
+        if self.kept == self.count() {
+            return most;
+        }
+        let from = &self.starts[(record as usize).min(self.starts.len())..];
+        let there = from
+            .iter()
+            .take(most as usize)
+            .take_while(|start| **start != DROPPED);
+        there.count() as u32
+    }
+
+    /// The records that were not dropped, as ranges that do not touch.
+    pub fn kept_ranges(&self) -> Vec<Range<u32>> {
+        let mut ranges = Vec::new();
+        let mut record = 0;
+        while record < self.count() {
+            let there = self.there_from(record, u32::MAX);
+            if there > 0 {
+                ranges.push(record..record + there);
+            }
+            record += there + 1;
+        }
+        ranges
+    }
+
+    /// A copy of the chunk without the records that have no references.
+    pub fn without_dead(&self, references: &References) -> Chunk {
+        let mut bytes = BytesMut::with_capacity(self.bytes.len());
+        let mut starts = Vec::with_capacity(self.starts.len());
+        let mut kept = 0;
+        for (records, references) in references.runs() {
+            for _ in 0..records {
+                let start = self.starts.get(starts.len()).copied().unwrap_or(DROPPED);
+                let record = split_record(&self.bytes, start as usize);
+                match record.filter(|_| references > 0 && start != DROPPED) {
+                    Some((_, end)) => {
+                        starts.push(bytes.len() as u32);
+                        bytes.extend_from_slice(&self.bytes[start as usize..end]);
+                        kept += 1;
+                    }
+                    None => starts.push(DROPPED),
+                }
+            }
+        }
+        Chunk {
+            lane: self.lane,
+            base: self.base,
+            time: self.time,
+            bytes: bytes.freeze(),
+            starts,
+            kept,
+        }
     }
 }
 
@@ -172,6 +286,7 @@ impl ChunkBuilder {
             base,
             time,
             bytes: bytes.freeze(),
+            kept: starts.len() as u32,
             starts,
         }
     }
@@ -200,7 +315,7 @@ impl Head {
     }
 }
 
-fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u32> {
+pub(crate) fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u32> {
     let mut value = 0u64;
     for shift in (0..35).step_by(7) {
         let byte = *bytes.get(*at)?;
@@ -263,6 +378,53 @@ mod tests {
         assert_eq!(chunk.get(2), None);
         let parsed = Chunk::parse(Lane::Queues, Offset(7), 1_000, chunk.bytes().clone()).unwrap();
         assert_eq!(parsed, chunk);
+    }
+
+    fn chunk_of(records: u8) -> Chunk {
+        let mut builder = ChunkBuilder::new(Lane::Queues, Offset(7), 1_000);
+        for n in 0..records {
+            builder.push(ExchangeId(1), None, b"meta", &vec![n; usize::from(n)]);
+        }
+        builder.finish()
+    }
+
+    #[test]
+    fn dead_records_are_dropped_and_the_others_keep_their_numbers() {
+        let dense = chunk_of(6);
+        let mut references = References::uniform(6, 1);
+        references.release(0, 1);
+        references.release(2, 2);
+        let sparse = dense.without_dead(&references);
+        assert_eq!((sparse.count(), sparse.kept()), (6, 3));
+        assert!(sparse.bytes().len() < dense.bytes().len());
+        for record in 0..7 {
+            let dead = [0, 2, 3].contains(&record);
+            assert_eq!(sparse.get(record), dense.get(record).filter(|_| !dead));
+        }
+        assert_eq!(sparse.kept_ranges(), [1..2, 4..6]);
+        assert_eq!((dense.there_from(1, 9), sparse.there_from(1, 9)), (5, 1));
+        assert_eq!(
+            (
+                sparse.there_from(4, 1),
+                sparse.there_from(0, 9),
+                sparse.there_from(6, 9)
+            ),
+            (1, 0, 0)
+        );
+
+        let parse = |bytes| Chunk::parse_sparse(Lane::Queues, Offset(7), 1_000, bytes, &references);
+        assert_eq!(parse(sparse.bytes().clone()).unwrap(), sparse);
+        assert!(
+            parse(dense.bytes().clone()).is_err(),
+            "more records than have references"
+        );
+        let cut = sparse.bytes().slice(..sparse.bytes().len() - 1);
+        assert!(parse(cut).is_err(), "fewer records than have references");
+
+        references.release(4, 1);
+        let sparser = sparse.without_dead(&references);
+        assert_eq!(sparser.kept_ranges(), [1..2, 5..6]);
+        assert_eq!(sparser.get(5), dense.get(5));
     }
 
     #[test]

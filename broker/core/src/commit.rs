@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalog::{Definition, DefinitionKey, Digest};
 use crate::chunk::Chunk;
 use crate::ids::*;
+use crate::references::References;
 use crate::topology::Topology;
 
 /// What one turn of the driver adds up to. Records are applied in order, all or none; effects are released in
@@ -30,21 +31,23 @@ pub struct Commit {
 /// the store counts within the same atomic batch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
-    /// A chunk of new messages. `references` is how many (queue, position) pairs name its messages; the chunk dies
-    /// when as many were released.
+    /// A chunk of new messages. A message dies when as many of its references were released, and the chunk with its
+    /// last message.
     Append {
         /// The chunk.
         chunk: Arc<Chunk>,
-        /// How many places in queues its messages take.
-        references: u32,
+        /// How many (queue, position) pairs name each of its messages.
+        references: References,
     },
-    /// `count` places in queues that named messages of this chunk are settled.
+    /// Of each of these messages, one place in a queue that named it is settled.
     Release {
         /// The lane.
         lane: Lane,
         /// The chunk's base.
         base: Offset,
-        /// How many.
+        /// The first message's number in the chunk.
+        record: u32,
+        /// How many consecutive messages.
         count: u32,
     },
     /// New messages of a queue.

@@ -20,6 +20,7 @@ mod queue;
 mod consume;
 mod consumer;
 pub mod chunk;
+pub mod references;
 pub mod commit;
 mod restore;
 
@@ -29,6 +30,7 @@ pub use commit::{Commit, Effect, Record, Restored};
 pub use ids::*;
 pub use input::Input;
 pub use limits::Bounds;
+pub use references::References;
 pub use restore::RestoreError;
 pub use topology::Topology;
 

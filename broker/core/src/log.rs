@@ -13,6 +13,7 @@ use crate::chunk::{Chunk, ChunkBuilder};
 use crate::commit::{Commit, Effect, Record, Run};
 use crate::ids::{Lane, Offset, QueueId};
 use crate::input::MessageCopy;
+use crate::references::References;
 
 /// What a chunk costs in memory beside its records, in bytes; a round figure that errs upwards.
 const CHUNK_OVERHEAD: usize = 256;
@@ -26,7 +27,8 @@ pub(crate) struct Log {
     held: BTreeMap<Offset, Held>,
     held_bytes: usize,
     memory_bytes_max: usize,
-    released: BTreeMap<Offset, u32>,
+    /// What this turn released.
+    released: Vec<Released>,
     reading: BTreeMap<Offset, BTreeSet<QueueId>>,
     /// Chunks that were asked for in vain, until the end of the turn.
     missing: BTreeSet<Offset>,
@@ -36,7 +38,26 @@ pub(crate) struct Log {
 #[derive(Debug)]
 struct Held {
     chunk: Arc<Chunk>,
-    references: u32,
+    references: u64,
+}
+
+/// One place in a queue of each of consecutive records of a durable chunk is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Released {
+    chunk: Offset,
+    record: u32,
+    count: u32,
+}
+
+impl Released {
+    /// Takes in `next` if that goes on where this ends.
+    fn joins(&mut self, next: Released) -> bool {
+        let follows = self.chunk == next.chunk && self.record + self.count == next.record;
+        if follows {
+            self.count += next.count;
+        }
+        follows
+    }
 }
 
 impl Log {
@@ -49,7 +70,7 @@ impl Log {
             held: BTreeMap::new(),
             held_bytes: 0,
             memory_bytes_max: memory_bytes,
-            released: BTreeMap::new(),
+            released: Vec::new(),
             reading: BTreeMap::new(),
             missing: BTreeSet::new(),
         }
@@ -106,9 +127,10 @@ impl Log {
         };
         if lane == Lane::Memory {
             self.held_bytes += cost(&chunk);
+            let references = references.total();
             self.held.insert(chunk.base, Held { chunk, references });
         } else {
-            self.cache.insert(Arc::clone(&chunk), Some(references));
+            self.cache.insert(Arc::clone(&chunk), Some(references.total()));
             commit.records.push(Record::Append { chunk, references });
         }
     }
@@ -155,35 +177,51 @@ impl Log {
         self.missing.contains(&base)
     }
 
-    /// `count` places in queues that named messages of a chunk are settled.
-    pub(crate) fn release(&mut self, lane: Lane, base: Offset, count: u32) {
-        if lane != Lane::Memory {
-            *self.released.entry(base).or_insert(0) += count;
+    /// One place in a queue of each message of a run is settled.
+    pub(crate) fn release(&mut self, run: Run) {
+        if run.lane != Lane::Memory {
+            self.note_released(Released {
+                chunk: run.chunk,
+                record: run.record,
+                count: run.count,
+            });
             return;
         }
-        let Some(held) = self.held.get_mut(&base) else {
+        let Some(held) = self.held.get_mut(&run.chunk) else {
             return;
         };
-        held.references = held.references.saturating_sub(count);
+        held.references = held.references.saturating_sub(u64::from(run.count));
         if held.references == 0 {
             self.held_bytes -= cost(&held.chunk);
-            self.held.remove(&base);
+            self.held.remove(&run.chunk);
         }
     }
 
-    /// Writes what this turn released, once a chunk, and brings the cache back to its bound.
+    /// Mostly a queue is settled in order, and this goes on where the last one ended.
+    fn note_released(&mut self, released: Released) {
+        if !self.released.last_mut().is_some_and(|last| last.joins(released)) {
+            self.released.push(released);
+        }
+    }
+
+    /// Writes what this turn released, as few ranges as that makes, and brings the cache back to its bound.
     ///
     /// The cache is over its bound until then, so that every chunk that was read in this turn is there when the queue
     /// that waits for it has its turn: otherwise two large chunks could push each other out for ever.
     pub(crate) fn finish(&mut self, commit: &mut Commit) {
-        while let Some((base, count)) = self.released.pop_first() {
-            self.cache.release(base, count);
+        let mut released = std::mem::take(&mut self.released);
+        released.sort_unstable();
+        released.dedup_by(|next, before| before.joins(*next));
+        for Released { chunk, record, count } in released.drain(..) {
+            self.cache.release(chunk, count);
             commit.records.push(Record::Release {
                 lane: Lane::Queues,
-                base,
+                base: chunk,
+                record,
                 count,
             });
         }
+        self.released = released;
         self.cache.trim();
         self.missing.clear();
     }
@@ -200,7 +238,7 @@ struct Writer {
 #[derive(Debug)]
 struct Open {
     builder: ChunkBuilder,
-    references: u32,
+    references: References,
 }
 
 impl Writer {
@@ -219,9 +257,9 @@ impl Writer {
     fn push(&mut self, copy: &MessageCopy, references: u32, now: u64) -> Run {
         let open = self.open.get_or_insert_with(|| Open {
             builder: ChunkBuilder::new(self.lane, self.next, now),
-            references: 0,
+            references: References::default(),
         });
-        open.references += references;
+        open.references.push(1, references);
         let meta_len = copy.content.len().min(copy.meta_len as usize);
         let (meta, body) = copy.content.split_at(meta_len);
         Run {
@@ -232,7 +270,7 @@ impl Writer {
         }
     }
 
-    fn finish(&mut self) -> Option<(Arc<Chunk>, u32)> {
+    fn finish(&mut self) -> Option<(Arc<Chunk>, References)> {
         let Open { builder, references } = self.open.take()?;
         let chunk = Arc::new(builder.finish());
         self.next.0 += u64::from(chunk.count());
@@ -256,7 +294,7 @@ struct Cached {
     chunk: Arc<Chunk>,
     used: u64,
     /// Places in queues that still name its messages; unknown for a chunk that was read back.
-    references: Option<u32>,
+    references: Option<u64>,
 }
 
 impl Cache {
@@ -270,7 +308,7 @@ impl Cache {
         }
     }
 
-    fn insert(&mut self, chunk: Arc<Chunk>, references: Option<u32>) {
+    fn insert(&mut self, chunk: Arc<Chunk>, references: Option<u64>) {
         let base = chunk.base;
         self.remove(base);
         self.last_use += 1;
@@ -303,7 +341,7 @@ impl Cache {
         else {
             return;
         };
-        *references = references.saturating_sub(count);
+        *references = references.saturating_sub(u64::from(count));
         if *references == 0 {
             self.remove(base);
         }

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use pointsman_core::{Broker, Commit, Effect, Input};
 use pointsman_protocol::ErrorCode;
 use pointsman_router_host::{CompileMode, Host, HostError, HostOptions, ModuleLimits, Routes};
-use pointsman_store::{Committer, Done, OpenError, Options, ReadDone, Reader, Store, StoreError};
+use pointsman_store::{Committer, Done, OpenError, Options, ReadDone, Reader, Reclaimer, Store, StoreError};
 use quinn::{Endpoint, VarInt};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -63,7 +63,7 @@ pub enum StartError {
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
     /// A thread could not be started.
-    #[error("the driver's thread could not be started: {0}")]
+    #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
     /// The driver ended without a word, which it never should.
     #[error("the driver ended unexpectedly; the log says more")]
@@ -222,7 +222,7 @@ fn prepare(broker: &mut Broker, store: &Store) -> Result<(Option<AdminCredential
     Ok((credential, commit.effects))
 }
 
-/// Starts the driver with its commit and reader threads.
+/// Starts the driver, with the threads that commit, read and reclaim.
 fn drive(
     (broker, effects): (Broker, Vec<Effect>),
     inbox: Inbox,
@@ -237,18 +237,23 @@ fn drive(
             Done::Durable { through } => Mail::Durable { through },
             Done::Failed { error } => Mail::StoreFailed(error),
         });
-    });
+    })
+    .map_err(StartError::Thread)?;
     let to_driver = mailbox.clone();
     let reader = Reader::start(store.clone(), move |done| {
         to_driver.send_now(read_mail(done));
-    });
+    })
+    .map_err(StartError::Thread)?;
+    let reclaimer = Reclaimer::start(store.clone()).map_err(StartError::Thread)?;
     let driver = Driver::new(broker, effects, inbox, committer, reader, host, routes);
     let (sender, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name("driver".to_owned())
         .spawn(move || {
+            let ended = driver.run();
+            reclaimer.stop();
             // Nobody is left to hear it when the broker was dropped.
-            let _ = sender.send(driver.run());
+            let _ = sender.send(ended);
         })
         .map_err(StartError::Thread)?;
     Ok(ended)

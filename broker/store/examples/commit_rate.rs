@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pointsman_core::commit::{IndexEntry, QueueState, Run};
-use pointsman_core::{Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record};
+use pointsman_core::{Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References};
 use pointsman_store::{Options, Store};
 
 const QUEUE: QueueId = QueueId(1);
@@ -80,7 +80,7 @@ fn publish(
         let mut records = vec![
             Record::Append {
                 chunk,
-                references: messages as u32,
+                references: References::uniform(messages as u32, 1),
             },
             index(first, messages),
         ];
@@ -143,6 +143,7 @@ fn settle(first: u64, messages: u64) -> [Record; 2] {
     let release = Record::Release {
         lane: Lane::Queues,
         base: Offset(first),
+        record: 0,
         count: messages as u32,
     };
     let last = Position(first + messages - 1);

@@ -106,7 +106,10 @@ impl Store {
         let snapshot = {
             // No batch is half written while the writer is ours.
             let writer = self.writer();
-            copy.writer().progress.next_offsets = writer.progress.next_offsets;
+            let progress = &mut copy.writer().progress;
+            progress.next_offsets = writer.progress.next_offsets;
+            progress.log_bytes = writer.progress.log_bytes;
+            progress.dead_bytes = writer.progress.dead_bytes;
             self.0.database.snapshot()
         };
         let mut copied = Copied::default();

@@ -63,7 +63,10 @@ struct Submitted {
 
 impl Committer {
     /// Starts the thread. `done` is called on it, in the order of commits, and should only pass on what it is told.
-    pub fn start(store: Store, done: impl FnMut(Done) + Send + 'static) -> Committer {
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start(store: Store, done: impl FnMut(Done) + Send + 'static) -> std::io::Result<Committer> {
         let queue = Arc::new(Queue {
             waiting: Mutex::default(),
             arrived: Condvar::new(),
@@ -76,12 +79,11 @@ impl Committer {
         };
         let thread = std::thread::Builder::new()
             .name("commit".to_owned())
-            .spawn(move || worker.run(done))
-            .expect("the system can start one more thread");
-        Committer {
+            .spawn(move || worker.run(done))?;
+        Ok(Committer {
             queue,
             thread: Some(thread),
-        }
+        })
     }
 
     /// Hands over a commit; numbers rise. Blocks while too much waits: that is how a slow disk slows the driver.

@@ -16,11 +16,13 @@ pub enum Site {
     Mark,
     /// Reading an index entry, chunk or module.
     Read,
+    /// Writing the batch that replaces chunks by their sparse form.
+    Rewrite,
 }
 
 impl Site {
     /// All of them.
-    pub const ALL: [Site; 4] = [Site::Write, Site::Sync, Site::Mark, Site::Read];
+    pub const ALL: [Site; 5] = [Site::Write, Site::Sync, Site::Mark, Site::Read, Site::Rewrite];
 }
 
 /// What shall fail, shared by the store and whoever wants it to.

@@ -38,14 +38,19 @@ pub(crate) fn lane_prefix(lane: Lane) -> [u8; 3] {
 pub(crate) fn chunk_parts(key: &[u8]) -> Option<(Lane, Offset, u16)> {
     let rest = key.strip_prefix(&SHARD)?;
     let (lane, rest) = rest.split_first()?;
-    let lane = match lane {
-        0 => Lane::Queues,
-        1 => Lane::Streams,
-        _ => return None,
-    };
     let (base, part) = rest.split_first_chunk()?;
     let part: [u8; 2] = part.try_into().ok()?;
-    Some((lane, Offset(u64::from_be_bytes(*base)), u16::from_be_bytes(part)))
+    let base = Offset(u64::from_be_bytes(*base));
+    Some((lane_of(*lane)?, base, u16::from_be_bytes(part)))
+}
+
+/// The durable lane of that number.
+fn lane_of(number: u8) -> Option<Lane> {
+    match number {
+        0 => Some(Lane::Queues),
+        1 => Some(Lane::Streams),
+        _ => None,
+    }
 }
 
 /// Key of an index entry (its last position) and of an ack block (its number).
@@ -71,6 +76,12 @@ pub(crate) fn gone(queue: QueueId) -> UserKey {
 
 pub(crate) fn live(lane: Lane, base: Offset) -> UserKey {
     state(StateKind::Live, &[&[lane as u8], &base.0.to_be_bytes()])
+}
+
+pub(crate) fn live_parts(key: &[u8]) -> Option<(Lane, Offset)> {
+    let (lane, base) = behind_kind(key).split_first()?;
+    let base: [u8; 8] = base.try_into().ok()?;
+    Some((lane_of(*lane)?, Offset(u64::from_be_bytes(base))))
 }
 
 pub(crate) fn attempts(queue: QueueId, position: Position) -> UserKey {
@@ -164,5 +175,8 @@ mod tests {
         assert_eq!(key.as_ref(), [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 3]);
         assert_eq!(chunk_parts(&key), Some((Lane::Streams, Offset(7), 3)));
         assert_eq!(chunk_parts(b"short"), None);
+        let key = live(Lane::Streams, Offset(7));
+        assert_eq!(live_parts(&key), Some((Lane::Streams, Offset(7))));
+        assert_eq!(live_parts(&key[..9]), None);
     }
 }

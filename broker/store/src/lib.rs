@@ -2,7 +2,8 @@
 //!
 //! A [`Store`] is one folder. [`Store::apply`] makes the records of several commits durable as one atomic batch;
 //! [`Committer`] is the thread that does so for everything that queued up meanwhile; [`Reader`] is the thread that
-//! reads back what the core no longer has in memory. What a confirm promises is [`Fsync`].
+//! reads back what the core no longer has in memory; [`Reclaimer`] is the thread that gives back what settled messages
+//! took. What a confirm promises is [`Fsync`].
 //!
 //! # On disk
 //!
@@ -14,7 +15,7 @@
 //! | `log` | lane, base, part | a chunk, in parts of at most 1 MiB |
 //! | `index` | queue, last position | an index entry |
 //! | `ack` | queue, block | a roaring bitmap of settled positions |
-//! | `state` | kind, id | progress, queues, live counts, attempts, identities, queues being removed |
+//! | `state` | kind, id | progress, queues, what is left of chunks, attempts, identities, queues being removed |
 //! | `meta` | kind, id | definitions and modules |
 //!
 //! Beside it lie `FORMAT` (what the folder is), `LOCK` (who holds it) and `mark` (how far it was synced, outside of
@@ -22,7 +23,7 @@
 
 #![forbid(unsafe_code)]
 
-// Along the data path: open a folder, stage records, write them as one batch, tell, read back.
+// Along the data path: open a folder, stage records, write them as one batch, tell, read back, give back.
 mod folder;
 mod mark;
 mod manifest;
@@ -37,6 +38,8 @@ mod live;
 mod keys;
 mod values;
 mod reader;
+mod reclaimer;
+mod reclaim;
 mod verify;
 mod backup;
 mod figures;
@@ -50,5 +53,6 @@ pub use error::{Damage, OpenError, StoreError};
 pub use faults::{Faults, Site};
 pub use options::{Fsync, Options, ParseFsyncError};
 pub use reader::{ReadDone, Reader};
+pub use reclaimer::Reclaimer;
 pub use store::Store;
 pub use verify::{QueueReport, Report};

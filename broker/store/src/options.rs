@@ -65,6 +65,13 @@ pub struct Options {
     pub memtable_bytes: u64,
     /// Bytes of table blocks kept in memory.
     pub cache_bytes: u64,
+    /// How many times the bytes of unsettled messages the log may take on disk, once reclaim has caught up and beside
+    /// [`Options::reclaim_slack_bytes`]; more than 1. The lower, the more often a message that outlives those around
+    /// it is written again.
+    pub space_amplification: f64,
+    /// Bytes of dead messages and old values that are never worth the work: a few tables' worth, so that a broker whose
+    /// queues are short is left in peace.
+    pub reclaim_slack_bytes: u64,
     /// Where faults are injected; by default nowhere.
     pub faults: Faults,
 }
@@ -77,6 +84,8 @@ impl Default for Options {
             log_memtable_bytes: 32 * 1024 * 1024,
             memtable_bytes: 16 * 1024 * 1024,
             cache_bytes: 32 * 1024 * 1024,
+            space_amplification: 2.0,
+            reclaim_slack_bytes: 64 * 1024 * 1024,
             faults: Faults::default(),
         }
     }

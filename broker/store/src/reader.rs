@@ -54,17 +54,19 @@ enum Ask {
 
 impl Reader {
     /// Starts the thread. `done` is called on it and should only pass on what it is told.
-    pub fn start(store: Store, done: impl FnMut(ReadDone) + Send + 'static) -> Reader {
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start(store: Store, done: impl FnMut(ReadDone) + Send + 'static) -> std::io::Result<Reader> {
         // Unbounded, because the core never asks twice for what it still waits for.
         let (asked, asks) = unbounded();
         let thread = std::thread::Builder::new()
             .name("read".to_owned())
-            .spawn(move || run(&store, &asks, done))
-            .expect("the system can start one more thread");
-        Reader {
+            .spawn(move || run(&store, &asks, done))?;
+        Ok(Reader {
             asked: Some(asked),
             thread: Some(thread),
-        }
+        })
     }
 
     /// Asks for index entries; see [`Store::read_index`].

@@ -144,8 +144,9 @@ fn check_log(log: &Keyspace, progress: &Progress) -> Result<(), Trouble> {
             what: "header",
         };
         let first = log.get(keys::chunk(lane, base, 0))?.ok_or(damage.clone())?;
-        let header = Header::decode(&first).ok_or(damage)?;
-        let last = Offset(base.0.saturating_add(u64::from(header.count)).saturating_sub(1));
+        let (header, _) = Header::decode(&first).ok_or(damage)?;
+        let records = u64::from(header.references.records());
+        let last = Offset(base.0.saturating_add(records).saturating_sub(1));
         if last >= mark {
             return Err(Damage::LogBeyondMark { lane, last, mark }.into());
         }

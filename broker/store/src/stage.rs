@@ -1,15 +1,16 @@
 //! What each record changes.
 
+use std::collections::hash_map::Entry;
 use std::sync::atomic::Ordering;
 
-use pointsman_core::{Chunk, Offset, Position, Record};
+use pointsman_core::{Chunk, Offset, Position, Record, References};
 
 use crate::error::{Damage, StoreError};
 use crate::keys;
 use crate::live::{ChunkId, Known};
-use crate::staged::{Staged, Table};
+use crate::staged::Table;
 use crate::store::{Store, Writer, not_encoded, read_failed, value_damage, write_failed};
-use crate::values::{self, Header, LiveCount};
+use crate::values::{self, Header, Left};
 
 /// Most keys of deleted queues that one group removes, so that deleting a deep queue holds nobody up.
 const GONE_KEYS_PER_GROUP: usize = 4_096;
@@ -19,9 +20,19 @@ impl Store {
     pub(crate) fn stage(&self, writer: &mut Writer, record: &Record) -> Result<(), StoreError> {
         let staged = &mut writer.staged;
         match record {
-            Record::Append { chunk, references } => self.stage_chunk(writer, chunk, *references),
-            Record::Release { lane, base, count } => {
-                return self.stage_release(writer, (*lane, *base), *count);
+            Record::Append { chunk, references } => {
+                self.0.figures.chunks_appended.fetch_add(1, Ordering::Relaxed);
+                let bytes = chunk.bytes().len() as u64;
+                self.0.figures.user_bytes.fetch_add(bytes, Ordering::Relaxed);
+                stage_chunk(writer, chunk, references.clone());
+            }
+            Record::Release {
+                lane,
+                base,
+                record,
+                count,
+            } => {
+                return self.stage_release(writer, (*lane, *base), *record, *count);
             }
             Record::Index { queue, entry } => {
                 let value = values::postcard(entry, &mut staged.buffer).map_err(not_encoded)?;
@@ -95,60 +106,46 @@ impl Store {
         Ok(())
     }
 
-    fn stage_chunk(&self, writer: &mut Writer, chunk: &Chunk, references: u32) {
-        let mut parts = 0;
-        for value in values::chunk(chunk, references) {
-            writer
-                .staged
-                .put(Table::Log, keys::chunk(chunk.lane, chunk.base, parts), value);
-            parts += 1;
-        }
-        let known = Known {
-            count: LiveCount {
-                left: references,
-                parts,
+    fn stage_release(
+        &self,
+        writer: &mut Writer,
+        chunk: ChunkId,
+        record: u32,
+        count: u32,
+    ) -> Result<(), StoreError> {
+        let known = match writer.staged.touched.entry(chunk) {
+            Entry::Occupied(touched) => touched.into_mut(),
+            Entry::Vacant(untouched) => match self.known(chunk)? {
+                Some(known) => untouched.insert(known),
+                None => {
+                    // Nothing is lost by it, but it should not happen.
+                    tracing::error!(lane = ?chunk.0, base = chunk.1.0, "released a chunk that is not in the store");
+                    return Ok(());
+                }
             },
-            stored: false,
-            released: false,
         };
-        writer.staged.touched.insert((chunk.lane, chunk.base), known);
-        if let Some(next) = writer.progress.next_offsets.get_mut(chunk.lane as usize) {
-            *next = (*next).max(Offset(chunk.base.0 + u64::from(chunk.count())));
+        let dead_before = known.left.dead_bytes();
+        let missing = known.left.references.release(record, count);
+        if missing > 0 {
+            // Nothing is lost by this either.
+            tracing::error!(lane = ?chunk.0, base = chunk.1.0, record, count, missing, "released more than there is");
         }
-        self.0.figures.chunks_appended.fetch_add(1, Ordering::Relaxed);
-        self.0
-            .figures
-            .user_bytes
-            .fetch_add(chunk.bytes().len() as u64, Ordering::Relaxed);
-    }
-
-    fn stage_release(&self, writer: &mut Writer, chunk: ChunkId, count: u32) -> Result<(), StoreError> {
-        let Some(mut known) = self.known(&writer.staged, chunk)? else {
-            // Nothing is lost by it, but it should not happen.
-            tracing::error!(lane = ?chunk.0, base = chunk.1.0, count, "released a chunk that is not in the store");
-            return Ok(());
-        };
-        known.count.left = known.count.left.saturating_sub(count);
         known.released = true;
-        writer.staged.touched.insert(chunk, known);
+        writer.progress.dead_bytes += known.left.dead_bytes() - dead_before;
         Ok(())
     }
 
-    /// A chunk's count: as this group left it, as remembered, or as it is on disk.
-    fn known(&self, staged: &Staged, chunk: ChunkId) -> Result<Option<Known>, StoreError> {
-        if let Some(known) = staged.touched.get(&chunk) {
-            return Ok(Some(*known));
-        }
+    /// What is left of a chunk that this group has not touched: as remembered, or as it is on disk.
+    pub(crate) fn known(&self, chunk: ChunkId) -> Result<Option<Known>, StoreError> {
         if let Some(known) = self.live().get(chunk) {
             return Ok(Some(known));
         }
         let (lane, base) = chunk;
         let key = keys::live(lane, base);
         if let Some(value) = self.keyspace(Table::State).get(&key).map_err(read_failed)? {
-            let count =
-                LiveCount::decode(&value).ok_or(StoreError::Damaged(value_damage(Table::State, &key)))?;
+            let left = Left::decode(&value).ok_or(StoreError::Damaged(value_damage(Table::State, &key)))?;
             return Ok(Some(Known {
-                count,
+                left,
                 stored: true,
                 released: false,
             }));
@@ -165,36 +162,35 @@ impl Store {
             base,
             what: "header",
         };
-        let header = Header::decode(&first).ok_or(StoreError::Damaged(damage))?;
-        let count = LiveCount {
-            left: header.references,
-            parts: header.parts(),
-        };
+        let (header, _) = Header::decode(&first).ok_or(StoreError::Damaged(damage))?;
         Ok(Some(Known {
-            count,
+            left: header.left(),
             stored: false,
             released: false,
         }))
     }
 
-    /// Writes the counts of chunks that were partly released, and removes chunks that nobody names any more.
-    pub(crate) fn stage_counts(&self, writer: &mut Writer) {
+    /// Writes what is left of chunks that were partly released, and removes chunks that nobody names any more.
+    pub(crate) fn stage_left(&self, writer: &mut Writer) {
         let mut touched = std::mem::take(&mut writer.staged.touched);
         for (&(lane, base), known) in touched.iter_mut().filter(|(_, known)| known.released) {
             known.released = false;
-            if known.count.left > 0 {
+            if !known.left.is_dead() {
                 known.stored = true;
-                writer
-                    .staged
-                    .put(Table::State, keys::live(lane, base), known.count.encode());
+                let value = known.left.encode(&mut writer.staged.buffer);
+                writer.staged.put(Table::State, keys::live(lane, base), value);
                 continue;
             }
-            for part in 0..known.count.parts {
+            for part in 0..known.left.parts {
                 writer.staged.remove(Table::Log, keys::chunk(lane, base, part));
             }
             if known.stored {
                 writer.staged.remove(Table::State, keys::live(lane, base));
             }
+            let len = u64::from(known.left.len);
+            writer.progress.log_bytes -= len;
+            writer.progress.dead_bytes -= len;
+            writer.reclaim.removed_bytes += len;
             self.0.figures.chunks_removed.fetch_add(1, Ordering::Relaxed);
         }
         writer.staged.touched = touched;
@@ -235,5 +231,33 @@ impl Store {
             writer.gone.pop_front();
         }
         Ok(())
+    }
+}
+
+/// Adds a chunk of which nothing was released since it got these references.
+pub(crate) fn stage_chunk(writer: &mut Writer, chunk: &Chunk, references: References) {
+    let mut parts = 0;
+    let mut buffer = std::mem::take(&mut writer.staged.buffer);
+    for value in values::chunk(chunk, &references, &mut buffer) {
+        let key = keys::chunk(chunk.lane, chunk.base, parts);
+        writer.staged.put(Table::Log, key, value);
+        parts += 1;
+    }
+    writer.staged.buffer = buffer;
+    let left = Left {
+        parts,
+        len: chunk.bytes().len() as u32,
+        kept: chunk.kept(),
+        references,
+    };
+    writer.progress.log_bytes += u64::from(left.len);
+    let known = Known {
+        left,
+        stored: false,
+        released: false,
+    };
+    writer.staged.touched.insert((chunk.lane, chunk.base), known);
+    if let Some(next) = writer.progress.next_offsets.get_mut(chunk.lane as usize) {
+        *next = (*next).max(Offset(chunk.base.0 + u64::from(chunk.count())));
     }
 }

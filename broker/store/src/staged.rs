@@ -37,7 +37,7 @@ impl Table {
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
     changes: [HashMap<UserKey, Option<UserValue>>; 5],
-    /// Counts of the chunks that were appended or released in this group.
+    /// What is left of the chunks that were appended or released in this group.
     pub(crate) touched: HashMap<ChunkId, Known>,
     /// To encode values in.
     pub(crate) buffer: Vec<u8>,

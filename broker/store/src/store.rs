@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::folder::Folder;
 use crate::live::Live;
 use crate::mark::{Mark, Marked};
 use crate::options::{Fsync, Options};
+use crate::reclaim::Reclaim;
 use crate::staged::{Staged, Table};
 use crate::values::{self, Progress};
 use crate::{journal, keys};
@@ -36,8 +37,10 @@ pub(crate) struct Inner {
     pub(crate) database: Database,
     live: Mutex<Live>,
     writer: Mutex<Writer>,
+    /// Told when the reclaim thread waits and there is something to do.
+    pub(crate) reclaimable: Condvar,
     folder: Folder,
-    options: Options,
+    pub(crate) options: Options,
     pub(crate) figures: Figures,
 }
 
@@ -46,6 +49,7 @@ pub(crate) struct Writer {
     pub(crate) staged: Staged,
     pub(crate) progress: Progress,
     pub(crate) gone: VecDeque<QueueId>,
+    pub(crate) reclaim: Reclaim,
     mark: Mark,
     failed: Option<String>,
     /// fjall's folder, once everything in it is synced and it is about to close.
@@ -70,6 +74,7 @@ impl Store {
             staged: Staged::default(),
             progress: parts.progress,
             gone: parts.gone.into(),
+            reclaim: Reclaim::default(),
             mark: parts.mark,
             failed: None,
             closing: None,
@@ -79,13 +84,14 @@ impl Store {
             database: parts.database,
             live: Mutex::default(),
             writer: Mutex::new(writer),
+            reclaimable: Condvar::new(),
             folder: parts.folder,
             options: parts.options,
             figures: Figures::new(),
         }));
         let mut writer = store.writer();
         if let Err(error) = store.begin(&mut writer) {
-            writer.failed = Some(error.to_string());
+            writer.fail(&error);
             return Err(error);
         }
         drop(writer);
@@ -101,9 +107,7 @@ impl Store {
     pub fn apply(&self, commits: &[&[Record]], sync: bool) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let writer = &mut *writer;
-        if let Some(failure) = &writer.failed {
-            return Err(StoreError::Stopped(failure.clone()));
-        }
+        writer.usable()?;
         let result = self.write(writer, commits).and_then(|()| {
             if sync && self.0.options.fsync == Fsync::Always {
                 self.sync_journal(writer)
@@ -112,8 +116,7 @@ impl Store {
             }
         });
         if let Err(error) = &result {
-            writer.failed = Some(error.to_string());
-            writer.staged.clear();
+            writer.fail(error);
         }
         self.0
             .figures
@@ -128,11 +131,9 @@ impl Store {
     /// As [`Store::apply`].
     pub fn sync(&self) -> Result<(), StoreError> {
         let mut writer = self.writer();
-        if let Some(failure) = &writer.failed {
-            return Err(StoreError::Stopped(failure.clone()));
-        }
+        writer.usable()?;
         self.sync_journal(&mut writer)
-            .inspect_err(|error| writer.failed = Some(error.to_string()))
+            .inspect_err(|error| writer.fail(error))
     }
 
     /// Reads index entries of a queue in order: from the one that holds `from`, or the first behind it, to the last
@@ -253,6 +254,10 @@ impl Store {
             ("journals".to_owned(), database.journal_count() as u64),
             ("cache_bytes".to_owned(), database.cache_size()),
             ("compactions".to_owned(), database.compactions_completed() as u64),
+            (
+                "space_amplification_percent".to_owned(),
+                (self.0.options.space_amplification * 100.0) as u64,
+            ),
         ]);
         for (keyspace, table) in self.0.keyspaces.iter().zip(Table::ALL) {
             list.push((format!("{}_table_bytes", table.name()), keyspace.disk_space()));
@@ -280,7 +285,7 @@ impl Store {
             self.stage(writer, record)?;
         }
         self.stage_leftovers(writer)?;
-        self.stage_counts(writer);
+        self.stage_left(writer);
         writer.progress.sequence += 1;
         writer
             .staged
@@ -296,6 +301,13 @@ impl Store {
         let mut live = self.live();
         for (chunk, known) in writer.staged.touched.drain() {
             live.put(chunk, known);
+        }
+        drop(live);
+        self.0
+            .figures
+            .holds(&writer.progress, writer.reclaim_debt(&self.0.options));
+        if writer.reclaim.waiting && writer.wants_reclaim(&self.0.options) {
+            self.0.reclaimable.notify_all();
         }
         Ok(())
     }
@@ -341,6 +353,21 @@ impl Drop for Inner {
 }
 
 impl Writer {
+    /// # Errors
+    /// When a write or sync failed before.
+    pub(crate) fn usable(&self) -> Result<(), StoreError> {
+        match &self.failed {
+            Some(failure) => Err(StoreError::Stopped(failure.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Nothing is written any more.
+    pub(crate) fn fail(&mut self, error: &StoreError) {
+        self.failed = Some(error.to_string());
+        self.staged.clear();
+    }
+
     fn marked(&self) -> Marked {
         Marked {
             sequence: self.progress.synced,

@@ -4,22 +4,23 @@
 //!
 //! ```text
 //! u8    version, 1
-//! u32   number of records
 //! u64   time of the first message, in milliseconds since the Unix epoch
-//! u32   references: how many places in queues name its messages
+//! u32   length of the references, in bytes
 //! u32   length of the records, over all parts, in bytes
-//! u64   XXH3 of lane, base, the fields above but the version, and the records
+//! u64   XXH3 of lane, base, the fields above but the version, references and records
+//! bytes references: how many places in queues name each record, as runs; see pointsman_core::references
 //! bytes records, the first mebibyte; further parts hold the following mebibytes and nothing else
 //! ```
 //!
-//! The checksum covers the key as well, so that a chunk in another's place is noticed. All other values are small and
-//! guarded by fjall's own checksums; they are a version and postcard, or fixed fields where they are written often.
+//! A record that had no references when the chunk was written is not in it, but keeps its number. The checksum covers the
+//! key as well, so that a chunk in another's place is noticed. All other values are small and guarded by fjall's own
+//! checksums; they are a version and postcard, or fixed fields where they are written often.
 
 use bytes::{Bytes, BytesMut};
 use byteview::ByteView;
 use fjall::UserValue;
 use pointsman_core::commit::{IndexEntry, QueueState};
-use pointsman_core::{Chunk, Lane, Offset, Position};
+use pointsman_core::{Chunk, Lane, Offset, Position, References};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::Xxh3;
@@ -28,90 +29,91 @@ use crate::error::Damage;
 
 const VERSION: u8 = 1;
 
-/// Length of a chunk's header, in bytes.
-const HEADER: usize = 29;
+/// Length of what comes in front of a chunk's references, in bytes.
+const FIXED: usize = 25;
 
 /// Most bytes of records in one part, so that a large message passes through fjall in pieces.
 pub(crate) const PART_BYTES: usize = 1024 * 1024;
 
-/// What a chunk's header says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What comes in front of a chunk's records.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    pub(crate) count: u32,
-    pub(crate) time: u64,
-    pub(crate) references: u32,
-    pub(crate) len: u32,
+    time: u64,
+    len: u32,
     checksum: u64,
+    /// As they were when the chunk was written.
+    pub(crate) references: References,
 }
 
 impl Header {
-    fn of(chunk: &Chunk, references: u32) -> Header {
-        let mut header = Header {
-            count: chunk.count(),
-            time: chunk.time,
-            references,
-            len: chunk.bytes().len() as u32,
-            checksum: 0,
-        };
-        header.checksum = header.checksum(chunk.lane, chunk.base, [chunk.bytes().as_ref()]);
-        header
-    }
-
-    fn checksum<'a>(&self, lane: Lane, base: Offset, records: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-        let mut hash = Xxh3::new();
-        hash.update(&[lane as u8]);
-        hash.update(&base.0.to_be_bytes());
-        let bytes = self.encode();
-        hash.update(&bytes[1..HEADER - 8]);
-        for part in records {
-            hash.update(part);
-        }
-        hash.digest()
-    }
-
-    fn encode(&self) -> [u8; HEADER] {
-        let mut bytes = [0; HEADER];
-        bytes[0] = VERSION;
-        bytes[1..5].copy_from_slice(&self.count.to_be_bytes());
-        bytes[5..13].copy_from_slice(&self.time.to_be_bytes());
-        bytes[13..17].copy_from_slice(&self.references.to_be_bytes());
-        bytes[17..21].copy_from_slice(&self.len.to_be_bytes());
-        bytes[21..29].copy_from_slice(&self.checksum.to_be_bytes());
-        bytes
-    }
-
-    pub(crate) fn decode(value: &[u8]) -> Option<Header> {
+    /// Reads the header at the front of a chunk's first part. Returns where the records begin as well.
+    pub(crate) fn decode(value: &[u8]) -> Option<(Header, usize)> {
         let mut fields = Fields(value);
         if fields.u8()? != VERSION {
             return None;
         }
-        Some(Header {
-            count: fields.u32()?,
-            time: fields.u64()?,
-            references: fields.u32()?,
-            len: fields.u32()?,
-            checksum: fields.u64()?,
-        })
+        let time = fields.u64()?;
+        let references_len = fields.u32()? as usize;
+        let len = fields.u32()?;
+        let checksum = fields.u64()?;
+        let header = Header {
+            time,
+            len,
+            checksum,
+            references: References::decode(fields.0.get(..references_len)?)?,
+        };
+        Some((header, FIXED + references_len))
     }
 
-    /// Number of values the chunk takes.
-    pub(crate) fn parts(&self) -> u16 {
-        parts(self.len as usize)
+    /// What is left of the chunk as long as nothing was released.
+    pub(crate) fn left(self) -> Left {
+        Left {
+            parts: parts(self.len as usize),
+            len: self.len,
+            kept: self.references.live(),
+            references: self.references,
+        }
     }
+}
+
+/// `header` is everything in front of the records, with any checksum.
+fn checksum<'a>(lane: Lane, base: Offset, header: &[u8], records: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(&[lane as u8]);
+    hash.update(&base.0.to_be_bytes());
+    hash.update(&header[1..FIXED - 8]);
+    hash.update(&header[FIXED..]);
+    for part in records {
+        hash.update(part);
+    }
+    hash.digest()
 }
 
 fn parts(len: usize) -> u16 {
     len.div_ceil(PART_BYTES).max(1) as u16
 }
 
-/// A chunk's values, in order of parts. Each record byte is copied once.
-pub(crate) fn chunk(chunk: &Chunk, references: u32) -> impl Iterator<Item = UserValue> + '_ {
-    let header = Header::of(chunk, references).encode();
-    (0..parts(chunk.bytes().len())).map(move |part| {
+/// A chunk's values, in order of parts. Each record byte is copied once. `header` is only there to be used again.
+pub(crate) fn chunk<'a>(
+    chunk: &'a Chunk,
+    references: &References,
+    header: &'a mut Vec<u8>,
+) -> impl Iterator<Item = UserValue> + 'a {
+    let records = chunk.bytes();
+    header.clear();
+    header.resize(FIXED, VERSION);
+    references.encode(header);
+    let references_len = (header.len() - FIXED) as u32;
+    header[1..9].copy_from_slice(&chunk.time.to_be_bytes());
+    header[9..13].copy_from_slice(&references_len.to_be_bytes());
+    header[13..17].copy_from_slice(&(records.len() as u32).to_be_bytes());
+    let checksum = checksum(chunk.lane, chunk.base, header, [records.as_ref()]);
+    header[17..FIXED].copy_from_slice(&checksum.to_be_bytes());
+    (0..parts(records.len())).map(move |part| {
         let from = usize::from(part) * PART_BYTES;
-        let to = (from + PART_BYTES).min(chunk.bytes().len());
+        let to = (from + PART_BYTES).min(records.len());
         let header = if part == 0 { header.as_slice() } else { &[] };
-        UserValue::from(ByteView::fused(header, &chunk.bytes()[from..to]))
+        UserValue::from(ByteView::fused(header, &records[from..to]))
     })
 }
 
@@ -126,29 +128,27 @@ pub(crate) fn read_chunk<E: From<Damage>>(
     mut part: impl FnMut(u16) -> Result<Option<UserValue>, E>,
 ) -> Result<Chunk, E> {
     let damage = |what| Damage::Chunk { lane, base, what };
-    let header = Header::decode(&first).ok_or(damage("header"))?;
-    let first = Bytes::from_owner(first).slice(HEADER..);
-    let records = if header.parts() == 1 {
-        first
-    } else {
-        let mut records = BytesMut::with_capacity(first.len());
-        records.extend_from_slice(&first);
-        for number in 1..header.parts() {
-            records.extend_from_slice(&part(number)?.ok_or(damage("a part is missing"))?);
+    let (header, records_at) = Header::decode(&first).ok_or(damage("header"))?;
+    let first = Bytes::from_owner(first);
+    let records = match parts(header.len as usize) {
+        1 => first.slice(records_at..),
+        parts => {
+            let mut records = BytesMut::with_capacity(first.len());
+            records.extend_from_slice(&first[records_at..]);
+            for number in 1..parts {
+                records.extend_from_slice(&part(number)?.ok_or(damage("a part is missing"))?);
+            }
+            records.freeze()
         }
-        records.freeze()
     };
     if records.len() != header.len as usize {
         return Err(damage("length").into());
     }
-    if header.checksum(lane, base, [records.as_ref()]) != header.checksum {
+    if checksum(lane, base, &first[..records_at], [records.as_ref()]) != header.checksum {
         return Err(damage("checksum").into());
     }
-    let chunk = Chunk::parse(lane, base, header.time, records).map_err(|_| damage("records"))?;
-    if chunk.count() != header.count {
-        return Err(damage("number of records").into());
-    }
-    Ok(chunk)
+    let chunk = Chunk::parse_sparse(lane, base, header.time, records, &header.references);
+    chunk.map_err(|_| damage("records").into())
 }
 
 /// How far the store has come; written with every batch.
@@ -160,6 +160,10 @@ pub(crate) struct Progress {
     pub(crate) synced: u64,
     /// The next free offset of each durable lane.
     pub(crate) next_offsets: [Offset; 2],
+    /// Bytes of records in all chunks.
+    pub(crate) log_bytes: u64,
+    /// Those of them that are dead; see [`Left::dead_bytes`].
+    pub(crate) dead_bytes: u64,
 }
 
 impl Progress {
@@ -169,44 +173,74 @@ impl Progress {
             self.synced,
             self.next_offsets[0].0,
             self.next_offsets[1].0,
+            self.log_bytes,
+            self.dead_bytes,
         ])
     }
 
     pub(crate) fn decode(value: &[u8]) -> Option<Progress> {
-        let [sequence, synced, queues, streams] = decode_fixed(value)?;
+        let [sequence, synced, queues, streams, log_bytes, dead_bytes] = decode_fixed(value)?;
         Some(Progress {
             sequence,
             synced,
             next_offsets: [Offset(queues), Offset(streams)],
+            log_bytes,
+            dead_bytes,
         })
     }
+
+    /// Bytes of records that some queue names.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.log_bytes.saturating_sub(self.dead_bytes)
+    }
 }
 
-/// How many references of a partly released chunk are left, and its number of parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LiveCount {
-    pub(crate) left: u32,
+/// What is left of a chunk: who still names its records, and what it takes on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Left {
+    pub(crate) references: References,
     pub(crate) parts: u16,
+    /// Length of its records on disk, in bytes.
+    pub(crate) len: u32,
+    /// Number of records on disk, dead ones included.
+    pub(crate) kept: u32,
 }
 
-impl LiveCount {
-    pub(crate) fn encode(&self) -> UserValue {
-        let mut bytes = [VERSION; 7];
-        bytes[1..5].copy_from_slice(&self.left.to_be_bytes());
-        bytes[5..7].copy_from_slice(&self.parts.to_be_bytes());
-        UserValue::new(&bytes)
+impl Left {
+    /// Whether nobody names any of its records.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.references.live() == 0
     }
 
-    pub(crate) fn decode(value: &[u8]) -> Option<LiveCount> {
+    /// Bytes of dead records on disk, taking all its records for equally long: what each one takes is known only to
+    /// whoever reads the chunk.
+    pub(crate) fn dead_bytes(&self) -> u64 {
+        let dead = self.kept.saturating_sub(self.references.live());
+        u64::from(self.len) * u64::from(dead) / u64::from(self.kept.max(1))
+    }
+
+    /// `buffer` is only there to be used again.
+    pub(crate) fn encode(&self, buffer: &mut Vec<u8>) -> UserValue {
+        buffer.clear();
+        buffer.push(VERSION);
+        buffer.extend_from_slice(&self.parts.to_be_bytes());
+        buffer.extend_from_slice(&self.len.to_be_bytes());
+        buffer.extend_from_slice(&self.kept.to_be_bytes());
+        self.references.encode(buffer);
+        UserValue::new(buffer)
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Option<Left> {
         let mut fields = Fields(value);
         if fields.u8()? != VERSION {
             return None;
         }
-        let count = LiveCount {
-            left: fields.u32()?,
+        Some(Left {
             parts: fields.u16()?,
-        };
-        fields.0.is_empty().then_some(count)
+            len: fields.u32()?,
+            kept: fields.u32()?,
+            references: References::decode(fields.0)?,
+        })
     }
 }
 
@@ -281,7 +315,7 @@ pub(crate) fn read_module(value: UserValue) -> Option<Bytes> {
 }
 
 fn fixed(numbers: &[u64]) -> UserValue {
-    let mut bytes = [VERSION; 1 + 4 * 8];
+    let mut bytes = [VERSION; 1 + 6 * 8];
     for (to, number) in bytes[1..].chunks_exact_mut(8).zip(numbers) {
         to.copy_from_slice(&number.to_be_bytes());
     }
@@ -344,30 +378,34 @@ mod tests {
     /// These bytes are on users' disks. A change of any of them needs a new version.
     #[test]
     fn every_value_has_the_bytes_of_format_1() {
-        let chunk_value = chunk(&two_records(), 3).next().unwrap();
-        let (header, records) = chunk_value.split_at(HEADER);
+        let chunk_value = value_of(&two_records(), &References::uniform(2, 3));
+        let (fixed, rest) = chunk_value.split_at(FIXED);
         assert_eq!(
-            header[..21],
-            [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 3, 232, 0, 0, 0, 3, 0, 0, 0, 13]
+            fixed[..17],
+            [1, 0, 0, 0, 0, 0, 0, 3, 232, 0, 0, 0, 2, 0, 0, 0, 13]
         );
-        assert_eq!(records, b"\x01\x04\x05\0mbody\0\0\x05\0");
-        let checked = [&[1, 0, 0, 0, 0, 0, 0, 0, 7], &header[1..21], records].concat();
-        assert_eq!(header[21..], xxhash_rust::xxh3::xxh3_64(&checked).to_be_bytes());
+        assert_eq!(rest, b"\x02\x03\x01\x04\x05\0mbody\0\0\x05\0");
+        let checked = [&[1, 0, 0, 0, 0, 0, 0, 0, 7], &fixed[1..17], rest].concat();
+        assert_eq!(fixed[17..], xxhash_rust::xxh3::xxh3_64(&checked).to_be_bytes());
 
         let progress = Progress {
             sequence: 1,
             synced: 2,
             next_offsets: [Offset(3), Offset(4)],
+            log_bytes: 5,
+            dead_bytes: 6,
         };
         assert_eq!(
             progress.encode().as_ref(),
             [
                 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0,
-                0, 4
+                0, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6
             ]
         );
-        let count = LiveCount { left: 258, parts: 3 };
-        assert_eq!(count.encode().as_ref(), [1, 0, 0, 1, 2, 0, 3]);
+        assert_eq!(
+            left().encode(&mut Vec::new()).as_ref(),
+            [1, 0, 3, 0, 0, 1, 0, 0, 0, 0, 130, 2, 0, 128, 1, 5]
+        );
         let state = QueueState {
             head: Position(1),
             tail: Position(2),
@@ -388,6 +426,22 @@ mod tests {
         assert_eq!(module(b"wasm").as_ref(), b"\x01wasm");
     }
 
+    fn value_of(of: &Chunk, references: &References) -> UserValue {
+        chunk(of, references, &mut Vec::new()).next().unwrap()
+    }
+
+    /// Two records that are dead and 128 with five references.
+    fn left() -> Left {
+        let mut references = References::uniform(2, 0);
+        references.push(128, 5);
+        Left {
+            references,
+            parts: 3,
+            len: 256,
+            kept: 130,
+        }
+    }
+
     fn entry() -> IndexEntry {
         IndexEntry {
             first: Position(200),
@@ -406,10 +460,11 @@ mod tests {
             sequence: 1,
             synced: u64::MAX,
             next_offsets: [Offset(3), Offset(4)],
+            log_bytes: 5,
+            dead_bytes: 6,
         };
         assert_eq!(Progress::decode(&progress.encode()), Some(progress));
-        let count = LiveCount { left: 258, parts: 3 };
-        assert_eq!(LiveCount::decode(&count.encode()), Some(count));
+        assert_eq!(Left::decode(&left().encode(&mut Vec::new())), Some(left()));
         assert_eq!(read_number(&number(u32::MAX)), Some(u32::MAX));
         let settled: roaring::RoaringBitmap = (5..9_000).collect();
         assert_eq!(
@@ -433,17 +488,39 @@ mod tests {
 
     #[test]
     fn a_chunk_with_any_byte_changed_or_in_anothers_place_does_not_read() {
-        let value = chunk(&two_records(), 3).next().unwrap();
         let read = |lane, base, value: &[u8]| {
             read_chunk::<Damage>(lane, Offset(base), UserValue::new(value), |_| Ok(None))
         };
-        assert_eq!(read(Lane::Streams, 7, &value).unwrap(), two_records());
-        assert!(read(Lane::Streams, 8, &value).is_err() && read(Lane::Queues, 7, &value).is_err());
-        for at in 0..value.len() {
-            let mut changed = value.to_vec();
-            changed[at] ^= 1;
-            assert!(read(Lane::Streams, 7, &changed).is_err(), "byte {at}");
-            assert!(read(Lane::Streams, 7, &value[..at]).is_err(), "cut to {at}");
+        let mut second_dead = References::uniform(2, 3);
+        (0..3).for_each(|_| assert_eq!(second_dead.release(1, 1), 0));
+        let sparse = two_records().without_dead(&second_dead);
+        for (chunk, references) in [(two_records(), References::uniform(2, 3)), (sparse, second_dead)] {
+            let value = value_of(&chunk, &references);
+            assert_eq!(read(Lane::Streams, 7, &value).unwrap(), chunk);
+            assert!(read(Lane::Streams, 8, &value).is_err() && read(Lane::Queues, 7, &value).is_err());
+            for at in 0..value.len() {
+                let mut changed = value.to_vec();
+                changed[at] ^= 1;
+                assert!(read(Lane::Streams, 7, &changed).is_err(), "byte {at}");
+                assert!(read(Lane::Streams, 7, &value[..at]).is_err(), "cut to {at}");
+            }
         }
+    }
+
+    #[test]
+    fn dead_bytes_are_the_share_of_dead_records_among_those_on_disk() {
+        let mut left = Header::decode(&value_of(&two_records(), &References::uniform(2, 1)))
+            .unwrap()
+            .0
+            .left();
+        assert_eq!((left.dead_bytes(), left.len, left.kept), (0, 13, 2));
+        left.references.release(0, 1);
+        assert_eq!((left.dead_bytes(), left.is_dead()), (6, false));
+        let rewritten = two_records().without_dead(&left.references);
+        let (header, _) = Header::decode(&value_of(&rewritten, &left.references)).unwrap();
+        let rewritten = header.left();
+        assert_eq!((rewritten.dead_bytes(), rewritten.len, rewritten.kept), (0, 4, 1));
+        left.references.release(1, 1);
+        assert_eq!((left.dead_bytes(), left.is_dead()), (13, true));
     }
 }

@@ -42,8 +42,8 @@ impl Report {
     }
 }
 
-/// Number of records of each chunk that was looked at; `None` where it is not whole.
-type Looked = BTreeMap<ChunkId, Option<u32>>;
+/// Which records each chunk that was looked at has, as ranges; none where it is not whole.
+type Looked = BTreeMap<ChunkId, Vec<Range<u32>>>;
 
 impl Store {
     /// Reads every index entry and every chunk they name, and reports what is lost; changes nothing. Takes time in
@@ -91,20 +91,20 @@ impl Store {
         if looked.contains_key(&chunk) {
             return Ok(());
         }
-        let count = match self.read_chunk(chunk.0, chunk.1) {
+        let there = match self.read_chunk(chunk.0, chunk.1) {
             Ok(chunk) => {
                 report.chunks += 1;
-                Some(chunk.count())
+                chunk.kept_ranges()
             }
             // All its messages are settled, but not all those of the index entry.
-            Err(StoreError::Settled { .. } | StoreError::Damaged(Damage::ChunkMissing { .. })) => None,
+            Err(StoreError::Settled { .. } | StoreError::Damaged(Damage::ChunkMissing { .. })) => Vec::new(),
             Err(StoreError::Damaged(damage)) => {
                 report.damage.push(damage);
-                None
+                Vec::new()
             }
             Err(other) => return Err(other),
         };
-        looked.insert(chunk, count);
+        looked.insert(chunk, there);
         Ok(())
     }
 
@@ -152,15 +152,15 @@ impl QueueCheck {
         let mut position = entry.first.0;
         for run in &entry.runs {
             let end = position + u64::from(run.count);
-            let there = is_whole(run, looked);
-            for position in position.max(self.head)..end {
-                if self.is_settled(position) {
+            for unsettled in position.max(self.head)..end {
+                if self.is_settled(unsettled) {
                     continue;
                 }
-                if there {
+                let record = u64::from(run.record) + (unsettled - position);
+                if is_there(run, record, looked) {
                     self.report.saved += 1;
                 } else {
-                    self.lose(position);
+                    self.lose(unsettled);
                 }
             }
             position = end;
@@ -180,8 +180,10 @@ impl QueueCheck {
     }
 }
 
-fn is_whole(run: &Run, looked: &Looked) -> bool {
-    let end = u64::from(run.record) + u64::from(run.count);
-    let count = looked.get(&(run.lane, run.chunk)).copied().flatten();
-    count.is_some_and(|count| end <= u64::from(count))
+fn is_there(run: &Run, record: u64, looked: &Looked) -> bool {
+    let there = looked.get(&(run.lane, run.chunk)).map_or(&[][..], Vec::as_slice);
+    let at = there.partition_point(|range| u64::from(range.end) <= record);
+    there
+        .get(at)
+        .is_some_and(|range| u64::from(range.start) <= record)
 }

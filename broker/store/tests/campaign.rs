@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use pointsman_core::catalog::{Definition, DefinitionKey};
 use pointsman_core::commit::{IndexEntry, QueueState, Run};
-use pointsman_core::{Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, VhostId};
+use pointsman_core::{
+    Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References, VhostId,
+};
 use pointsman_store::{Options, Store};
 
 const QUEUE: QueueId = QueueId(1);
@@ -53,11 +55,12 @@ fn fill(dir: &Path) {
         let records = [
             Record::Append {
                 chunk: chunk(offset),
-                references: 2,
+                references: References::uniform(1, 2),
             },
             Record::Release {
                 lane: Lane::Queues,
                 base: Offset(offset),
+                record: 0,
                 count: 1,
             },
             Record::Index {

@@ -5,14 +5,17 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use pointsman_core::{ChunkBuilder, ExchangeId, Lane, Offset, Record};
+use pointsman_core::{ChunkBuilder, ExchangeId, Lane, Offset, Record, References};
 use pointsman_store::{Committer, Done, Fsync, Options, ReadDone, Reader, Site, Store, StoreError};
 
 fn append(base: u64, len: usize) -> Vec<Record> {
     let mut builder = ChunkBuilder::new(Lane::Queues, Offset(base), 1_000);
     builder.push(ExchangeId(1), None, b"", &vec![7; len]);
     let chunk = Arc::new(builder.finish());
-    vec![Record::Append { chunk, references: 1 }]
+    vec![Record::Append {
+        chunk,
+        references: References::uniform(1, 1),
+    }]
 }
 
 fn open(options: Options) -> (tempfile::TempDir, Store) {
@@ -24,7 +27,7 @@ fn open(options: Options) -> (tempfile::TempDir, Store) {
 fn start(store: &Store) -> (Committer, Receiver<Done>) {
     let (tell, told) = channel();
     // A test that ended listens no more.
-    let committer = Committer::start(store.clone(), move |done| drop(tell.send(done)));
+    let committer = Committer::start(store.clone(), move |done| drop(tell.send(done))).unwrap();
     (committer, told)
 }
 
@@ -70,7 +73,8 @@ fn what_queues_up_during_a_write_is_one_group() {
                 barrier.wait();
             }
         }
-    });
+    })
+    .unwrap();
     committer.submit(1, append(1, 10), true);
     barrier.wait();
     for number in 2..=100 {
@@ -170,7 +174,7 @@ fn a_reader_answers_in_order_and_passes_errors_on() {
     let (_dir, store) = open(Options::default());
     store.apply(&[&append(1, 10)], true).unwrap();
     let (tell, told) = channel();
-    let reader = Reader::start(store.clone(), move |done| tell.send(done).unwrap());
+    let reader = Reader::start(store.clone(), move |done| tell.send(done).unwrap()).unwrap();
     store.faults().fail(Site::Read, 1, ErrorKind::Other);
     for _ in 0..3 {
         reader.read_chunk(Lane::Queues, Offset(1));
@@ -193,7 +197,8 @@ fn a_panic_on_the_commit_thread_is_a_failure_and_blocks_nobody() {
     let committer = Committer::start(store, move |done| match done {
         Done::Durable { .. } => panic!("as the test wants it"),
         Done::Failed { error } => tell.send(error).unwrap(),
-    });
+    })
+    .unwrap();
     for number in 1..5_000 {
         committer.submit(number, append(number, 10), true);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pointsman_core::commit::{IndexEntry, QueueState, Run};
-use pointsman_core::{ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record};
+use pointsman_core::{ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References};
 use pointsman_store::{BackupError, Damage, Options, QueueReport, Store};
 
 const QUEUE: QueueId = QueueId(1);
@@ -32,7 +32,7 @@ fn publish(offset: u64, body: &[u8]) -> Vec<Record> {
     vec![
         Record::Append {
             chunk: Arc::new(builder.finish()),
-            references: 1,
+            references: References::uniform(1, 1),
         },
         Record::Index { queue: QUEUE, entry },
         Record::QueueState { queue: QUEUE, state },

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pointsman_core::{ChunkBuilder, ExchangeId, Lane, Offset, Record};
+use pointsman_core::{ChunkBuilder, ExchangeId, Lane, Offset, Record, References};
 use pointsman_store::{Damage, OpenError, Options, Site, Store, StoreError};
 
 const BATCHES: u64 = 200;
@@ -19,7 +19,7 @@ fn append(base: u64) -> Record {
     builder.push(ExchangeId(1), None, b"", &base.to_be_bytes().repeat(100));
     Record::Append {
         chunk: Arc::new(builder.finish()),
-        references: 1,
+        references: References::uniform(1, 1),
     }
 }
 

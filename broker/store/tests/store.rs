@@ -6,7 +6,8 @@ use bytes::Bytes;
 use pointsman_core::catalog::{Definition, DefinitionKey, Digest};
 use pointsman_core::commit::{IdentityState, IndexEntry, QueueState, Run};
 use pointsman_core::{
-    Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, PublisherIdentity, QueueId, Record, VhostId,
+    Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, PublisherIdentity, QueueId, Record, References,
+    VhostId,
 };
 use pointsman_protocol::publish::Outcome;
 use pointsman_store::{Options, Store, StoreError};
@@ -21,17 +22,19 @@ fn chunk(base: u64, bodies: &[&[u8]]) -> Arc<Chunk> {
     Arc::new(builder.finish())
 }
 
+/// Each message of the chunk is named by so many places.
 fn append(chunk: &Arc<Chunk>, references: u32) -> Record {
     Record::Append {
         chunk: chunk.clone(),
-        references,
+        references: References::uniform(chunk.count(), references),
     }
 }
 
-fn release(base: u64, count: u32) -> Record {
+fn release(base: u64, record: u32, count: u32) -> Record {
     Record::Release {
         lane: Lane::Queues,
         base: Offset(base),
+        record,
         count,
     }
 }
@@ -84,7 +87,7 @@ fn an_opened_store_gives_back_what_was_applied() {
     };
     let settled: roaring::RoaringBitmap = [1, 2].into_iter().collect();
     let records = [
-        append(&written, 3),
+        append(&written, 1),
         index(0, 0, 3),
         tail(3),
         Record::AckBlock {
@@ -144,10 +147,12 @@ fn a_chunk_dies_with_its_last_reference() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
     let written = chunk(0, &[b"one", b"two"]);
-    store.apply(&[&[append(&written, 4)]], true).unwrap();
-    store.apply(&[&[release(0, 1)], &[release(0, 2)]], false).unwrap();
+    store.apply(&[&[append(&written, 2)]], true).unwrap();
+    store
+        .apply(&[&[release(0, 1, 1)], &[release(0, 0, 2)]], false)
+        .unwrap();
     assert_eq!(read(&store, 0).unwrap(), written);
-    store.apply(&[&[release(0, 1)]], false).unwrap();
+    store.apply(&[&[release(0, 0, 1)]], false).unwrap();
     assert!(
         matches!(read(&store, 0), Err(StoreError::Settled { .. })),
         "settled, not lost"
@@ -160,16 +165,36 @@ fn references_are_counted_on_after_reopening() {
     for (base, released) in [(0, 1), (2, 0)] {
         let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
         store
-            .apply(&[&[append(&chunk(base, &[b"one", b"two"]), 2)]], true)
+            .apply(&[&[append(&chunk(base, &[b"one", b"two"]), 1)]], true)
             .unwrap();
-        store.apply(&[&[release(base, released)]], false).unwrap();
+        store.apply(&[&[release(base, 0, released)]], false).unwrap();
     }
     let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
-    store.apply(&[&[release(0, 1), release(2, 1)]], false).unwrap();
+    store
+        .apply(&[&[release(0, 1, 1), release(2, 1, 1)]], false)
+        .unwrap();
     assert!(matches!(read(&store, 0), Err(StoreError::Settled { .. })));
     assert!(read(&store, 2).is_ok());
-    store.apply(&[&[release(2, 1)]], false).unwrap();
+    store.apply(&[&[release(2, 0, 1)]], false).unwrap();
     assert!(matches!(read(&store, 2), Err(StoreError::Settled { .. })));
+}
+
+#[test]
+fn releasing_more_than_there_is_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
+    let written = chunk(0, &[b"one", b"two"]);
+    store.apply(&[&[append(&written, 1)]], true).unwrap();
+    let again = release(0, 0, 1);
+    store
+        .apply(
+            &[&[again.clone(), again.clone()], &[again], &[release(9, 0, 1)]],
+            true,
+        )
+        .unwrap();
+    assert_eq!(read(&store, 0).unwrap(), written);
+    store.apply(&[&[release(0, 1, 5)]], true).unwrap();
+    assert!(matches!(read(&store, 0), Err(StoreError::Settled { .. })));
 }
 
 #[test]
@@ -195,7 +220,7 @@ fn a_message_larger_than_a_part_is_read_back_whole() {
     drop(store);
     let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
     assert_eq!(read(&store, 0).unwrap(), written);
-    store.apply(&[&[release(0, 1)]], true).unwrap();
+    store.apply(&[&[release(0, 0, 1)]], true).unwrap();
     drop(store);
     let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
     assert!(read(&store, 0).is_err());

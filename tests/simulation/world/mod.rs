@@ -68,10 +68,11 @@ pub(crate) struct Figures {
     pub(crate) purged: u64,
     pub(crate) refused: u64,
     pub(crate) ack_blocks: u64,
+    pub(crate) reclaimed: u64,
 }
 
 impl Figures {
-    fn fields(&mut self) -> [&mut u64; 10] {
+    fn fields(&mut self) -> [&mut u64; 11] {
         [
             &mut self.crashes,
             &mut self.confirms,
@@ -83,6 +84,7 @@ impl Figures {
             &mut self.purged,
             &mut self.refused,
             &mut self.ack_blocks,
+            &mut self.reclaimed,
         ]
     }
 
@@ -154,7 +156,8 @@ impl World {
         self.now += self.rng.u64(0..5);
         match self.rng.u32(0..100) {
             0..25 => self.publish(),
-            25..40 => self.finish(),
+            25..38 => self.finish(),
+            38..40 => self.figures.reclaimed += u64::from(self.store.reclaim(&mut self.rng)),
             40..58 => self.make_durable(),
             58..68 => self.answer_read(),
             68..75 => self.grant(),

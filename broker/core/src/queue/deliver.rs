@@ -131,12 +131,17 @@ impl Queue {
                 self.read_chunks(&ready, turn);
                 return None;
             }
-            let records = chunk.as_ref().map_or(0, |chunk| chunk.count());
-            let held = records.saturating_sub(ready.run.record).min(ready.run.count);
-            let Some(chunk) = chunk.filter(|_| held > 0) else {
-                self.counters.missing += u64::from(ready.run.count);
-                self.remove(&ready, ready.run.count, turn);
-                continue;
+            let held = chunk
+                .as_ref()
+                .map_or(0, |chunk| chunk.there_from(ready.run.record, ready.run.count));
+            let chunk = match chunk {
+                Some(chunk) if held > 0 => chunk,
+                other => {
+                    let missing = if other.is_some() { 1 } else { ready.run.count };
+                    self.counters.missing += u64::from(missing);
+                    self.remove(&ready, missing, turn);
+                    continue;
+                }
             };
             let consumer = turn.consumers.get_mut(&id)?;
             let most = held.min(share - served);

@@ -354,7 +354,7 @@ impl Queue {
         let end = position + u64::from(run.count);
         self.counters.unsettled -= u64::from(run.count);
         self.settled.insert(position, end);
-        log.release(run.lane, run.chunk, run.count);
+        log.release(run);
         if !self.durable {
             return;
         }

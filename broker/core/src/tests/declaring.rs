@@ -167,6 +167,7 @@ fn deleting_a_queue_closes_its_consumers_drops_its_bindings_and_releases_its_mes
     let release = Record::Release {
         lane: Lane::Queues,
         base: Offset(0),
+        record: 0,
         count: 2,
     };
     assert!(commit.records.contains(&release));

@@ -31,11 +31,57 @@ fn messages_come_in_order_and_are_gone_once_acknowledged() {
     let release = Record::Release {
         lane: Lane::Queues,
         base: Offset(0),
+        record: 2,
         count: 1,
     };
     assert!(commit.records.contains(&release));
     assert!(!commit.sync, "an acknowledgement waits for no sync");
     assert_eq!(counts(&bench), (0, 0));
+}
+
+#[test]
+fn what_a_turn_settles_is_released_in_as_few_ranges_as_it_makes() {
+    let mut bench = bench_with_messages(&["a", "b", "c", "d", "e"]);
+    bench.open_consumer(1, "q");
+    bench.grant(1, 5);
+    let commit = bench.turn([4, 1, 5, 2].map(|tag| settle(1, tag, 1, Settlement::Ack)));
+    let released = commit.records.iter().filter_map(|record| match record {
+        Record::Release { record, count, .. } => Some((*record, *count)),
+        _ => None,
+    });
+    assert_eq!(released.collect::<Vec<_>>(), [(0, 2), (3, 2)]);
+}
+
+#[test]
+fn a_message_the_store_dropped_is_missing_and_those_around_it_are_not() {
+    let mut bench = Bench::with_bounds(Bounds {
+        cache_bytes: 0,
+        ..Bounds::default()
+    });
+    bench.request(Request::DeclareQueue(QueueSpec::new("q"))).unwrap();
+    bench.open_publisher(1, 1);
+    let queue = bench.queue_id("q");
+    let messages = ["a", "b", "c"].iter().zip(1..);
+    let published = bench.turn([publish(
+        1,
+        messages.map(|(body, n)| message(n, body, &[queue])).collect(),
+    )]);
+    let whole = published.records.iter().find_map(|record| match record {
+        Record::Append { chunk, .. } => Some(chunk),
+        _ => None,
+    });
+    let mut references = References::uniform(3, 1);
+    references.release(1, 1);
+    let chunk = whole.unwrap().without_dead(&references);
+    bench.open_consumer(1, "q");
+    bench.grant(1, 3);
+    let read = Input::ChunkRead {
+        lane: chunk.lane,
+        base: chunk.base,
+        chunk: Some(chunk.into()),
+    };
+    assert_eq!(bodies(&bench.turn([read])), ["a", "c"]);
+    assert_eq!((counts(&bench), bench.broker.totals().missing), ((0, 2), 1));
 }
 
 #[test]

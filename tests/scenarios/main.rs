@@ -15,6 +15,7 @@ mod exchanges;
 mod idle;
 mod lifetimes;
 mod reconnect;
+mod repair;
 mod routers;
 mod shutdown;
 mod start;

@@ -95,6 +95,10 @@ pub(crate) enum Command {
     /// Write, build, try, load and switch the Wasm modules that route
     #[command(subcommand)]
     Router(commands::router::RouterCommand),
+    /// Look at everything a stopped broker stored, and change nothing
+    Verify(commands::verify::DataDirArgs),
+    /// Save what can be saved of a damaged data folder
+    Repair(commands::repair::RepairArgs),
     /// Choose which broker commands talk to
     #[command(subcommand)]
     Context(commands::context::ContextCommand),

@@ -86,6 +86,14 @@ pub enum Definition {
     Ids(NextIds),
 }
 
+impl Definition {
+    /// A durable work queue with nothing special about it.
+    pub fn durable_queue(vhost: VhostId, name: impl Into<String>) -> Definition {
+        let spec = QueueSpec::new(name);
+        Definition::Queue { vhost, spec }
+    }
+}
+
 /// A version of a router, immutable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionSpec {

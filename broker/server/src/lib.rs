@@ -18,4 +18,4 @@ mod driver;
 mod space;
 
 pub use config::{Config, ConfigError, Layer};
-pub use start::{AdminCredential, Running, StartError, runtime, start};
+pub use start::{AdminCredential, Running, StartError, runtime, start, store_dir};

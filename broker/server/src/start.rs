@@ -1,7 +1,7 @@
 //! Putting the broker together, and taking it apart in order.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -112,6 +112,11 @@ pub fn runtime(config: &Config) -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().thread_name("pointsman").build()
 }
 
+/// Where the store is in a data folder.
+pub fn store_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("store")
+}
+
 /// Starts a broker. When this returns it accepts connections.
 ///
 /// # Errors
@@ -128,7 +133,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         fsync: config.fsync,
         ..Options::default()
     };
-    let (store, restored) = Store::open(&data_dir.join("store"), options)?;
+    let (store, restored) = Store::open(&store_dir(&data_dir), options)?;
     let tls = tls::server_config(&data_dir)?;
     let mut broker = Broker::restore(restored)?;
     let (first_start, effects) = prepare(&mut broker, &store)?;
@@ -296,7 +301,7 @@ fn read_mail(done: ReadDone) -> Mail {
 }
 
 /// A key of this data folder: made once, readable by the broker only.
-fn secret(data_dir: &std::path::Path, name: &str) -> Result<[u8; 32], StartError> {
+fn secret(data_dir: &Path, name: &str) -> Result<[u8; 32], StartError> {
     let path = data_dir.join(name);
     if let Ok(bytes) = std::fs::read(&path)
         && let Ok(key) = <[u8; 32]>::try_from(bytes)

@@ -195,6 +195,12 @@ pub enum Damage {
         /// The keyspace.
         keyspace: &'static str,
     },
+    /// A module is gone.
+    #[error("the module {digest} is missing or damaged: router versions that use it cannot be loaded")]
+    Module {
+        /// Its SHA-256, in hexadecimal.
+        digest: String,
+    },
     /// A value does not decode.
     #[error("a value in keyspace `{keyspace}` does not decode (key {key})")]
     Value {

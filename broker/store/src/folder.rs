@@ -47,6 +47,17 @@ impl Folder {
         })
     }
 
+    /// Holds a folder that is there; makes none.
+    pub(crate) fn hold_existing(path: &Path) -> Result<Folder, OpenError> {
+        match fs::metadata(path.join(FORMAT_FILE)) {
+            Ok(_) => Folder::hold(path),
+            Err(source) => Err(OpenError::Io {
+                folder: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
     /// The data folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -13,6 +13,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -130,6 +131,65 @@ pub(crate) fn look(folder: &Path) -> Result<Journals, Trouble> {
     Ok(journals)
 }
 
+/// What was left of the journals of a damaged store.
+#[derive(Debug, Default)]
+pub(crate) struct Rescued {
+    /// The first batch.
+    pub(crate) first: Option<Batch>,
+    /// Batches missing between others.
+    pub(crate) gaps: u64,
+    /// The last batch that was synced for certain, as far as batches say.
+    pub(crate) synced: u64,
+    last: Option<Batch>,
+}
+
+/// Leaves only whole batches in the journals of a copy, so that fjall replays all of them.
+///
+/// Where bytes do not decode, it goes on at the first point from which everything to the end of the journal decodes: a
+/// message body that looks like a batch is always followed by the rest of the batch it lies in, so that nobody who
+/// publishes can have it taken for one.
+pub(crate) fn rescue(folder: &Path) -> io::Result<Rescued> {
+    let mut rescued = Rescued::default();
+    for number in list(folder)? {
+        let path = folder.join(format!("{number}.jnl"));
+        let mut reader = JournalReader::open(&path)?;
+        let (end, _) = reader.run(0, &mut rescued)?;
+        let mut kept = vec![0..end];
+        if !reader.only_zeros_from(end)? {
+            kept.extend(reader.last_run(end, &mut rescued)?);
+        }
+        keep(&path, &kept)?;
+    }
+    Ok(rescued)
+}
+
+/// Rewrites a file with only these ranges of it.
+fn keep(path: &Path, ranges: &[Range<u64>]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let (mut from, mut to) = (File::open(path)?, File::create(&new)?);
+    for range in ranges {
+        from.seek(SeekFrom::Start(range.start))?;
+        io::copy(&mut (&from).take(range.end - range.start), &mut to)?;
+    }
+    fs::rename(new, path)
+}
+
+impl Rescued {
+    /// Counts a batch in. One that is not behind all others is not taken.
+    fn add(&mut self, batch: Batch) -> bool {
+        if let Some(last) = self.last {
+            if batch.number <= last.number || batch.progress.sequence <= last.progress.sequence {
+                return false;
+            }
+            self.gaps += batch.progress.sequence - last.progress.sequence - 1;
+        }
+        self.first = self.first.or(Some(batch));
+        self.last = Some(batch);
+        self.synced = self.synced.max(batch.progress.synced);
+        true
+    }
+}
+
 struct JournalReader {
     file: BufReader<File>,
     len: u64,
@@ -146,6 +206,42 @@ impl JournalReader {
             len,
             batch_began: 0,
         })
+    }
+
+    /// Reads batches from `at` on for as long as they decode and rise. Returns where they end, and how many there are.
+    fn run(&mut self, at: u64, rescued: &mut Rescued) -> io::Result<(u64, u64)> {
+        self.file.seek(SeekFrom::Start(at))?;
+        self.batch_began = at;
+        let (mut end, mut count) = (at, 0);
+        while let Some(batch) = self.next()? {
+            if !rescued.add(batch) {
+                break;
+            }
+            end = self.batch_began;
+            count += 1;
+        }
+        Ok((end, count))
+    }
+
+    /// The batches behind damage at `at` that go on to the end of the file.
+    fn last_run(&mut self, at: u64, rescued: &mut Rescued) -> io::Result<Option<Range<u64>>> {
+        let mut from = at;
+        while let Some(start) = self.find_trailer(from)? {
+            let mut tried = Rescued {
+                last: rescued.last,
+                ..Rescued::default()
+            };
+            let (end, count) = self.run(start, &mut tried)?;
+            if count > 0 && self.only_zeros_from(end)? {
+                rescued.gaps += tried.gaps;
+                rescued.first = rescued.first.or(tried.first);
+                rescued.last = tried.last;
+                rescued.synced = rescued.synced.max(tried.synced);
+                return Ok(Some(start..end));
+            }
+            from = end;
+        }
+        Ok(None)
     }
 
     /// The next batch, or `None` at the first byte that belongs to none.

@@ -103,6 +103,26 @@ pub(crate) fn meta_prefix(kind: MetaKind) -> [u8; 3] {
     [SHARD[0], SHARD[1], kind as u8]
 }
 
+/// The first and last key that a kind of `state` can have.
+pub(crate) fn state_range(kind: StateKind) -> (Vec<u8>, Vec<u8>) {
+    (state_prefix(kind).to_vec(), behind_all(&state_prefix(kind)))
+}
+
+/// The first and last key that a kind of `meta` can have.
+pub(crate) fn meta_range(kind: MetaKind) -> (Vec<u8>, Vec<u8>) {
+    (meta_prefix(kind).to_vec(), behind_all(&meta_prefix(kind)))
+}
+
+/// The first and last key of all queues in `index` and `ack`.
+pub(crate) fn all_queues() -> (Vec<u8>, Vec<u8>) {
+    (SHARD.to_vec(), behind_all(&SHARD))
+}
+
+/// Sorts behind every key with this prefix: no key goes on with so many of the highest byte.
+fn behind_all(prefix: &[u8]) -> Vec<u8> {
+    [prefix, &[0xff; 32]].concat()
+}
+
 /// The part of a `state` or `meta` key behind its kind.
 pub(crate) fn behind_kind(key: &[u8]) -> &[u8] {
     key.get(3..).unwrap_or_default()

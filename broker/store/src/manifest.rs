@@ -43,6 +43,43 @@ pub(crate) fn check(fjall: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// In a copy, makes anew what is missing and can be made of other files: the version marker, and for each tree the file
+/// that names its newest manifest. A manifest that is gone or changed cannot be made anew, and is an error.
+pub(crate) fn rebuild(fjall: &Path) -> Result<(), Trouble> {
+    fs::write(fjall.join("version"), b"FJL\x03")?;
+    for tree in 0..=Table::ALL.len() {
+        let folder = fjall.join("keyspaces").join(tree.to_string());
+        if folder.join("current").exists() {
+            continue;
+        }
+        let Some(number) = newest(&folder)? else {
+            let name = name(fjall, &folder.join("current"));
+            return Err(Damage::FileMissing { name }.into());
+        };
+        let checksum = xxh3_128(&read(fjall, &folder.join(format!("v{number}")))?);
+        let bytes = [number.to_le_bytes().as_slice(), &checksum.to_le_bytes(), &[0]].concat();
+        fs::write(folder.join("current"), bytes)?;
+    }
+    check(fjall)
+}
+
+/// The highest number of a manifest in a tree's folder.
+fn newest(folder: &Path) -> io::Result<Option<u64>> {
+    let mut newest = None;
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        let number: Option<u64> = name
+            .to_str()
+            .and_then(|name| name.strip_prefix('v')?.parse().ok());
+        newest = newest.max(number);
+    }
+    Ok(newest)
+}
+
 fn read(fjall: &Path, path: &Path) -> Result<Vec<u8>, Trouble> {
     fs::read(path).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => Trouble::Damage(Damage::FileMissing {

@@ -44,13 +44,7 @@ fn open(folder: Folder, options: Options) -> Result<(Store, Restored), Trouble> 
     } else {
         look(&folder, marked)?
     };
-    let database = Database::builder(folder.fjall())
-        .worker_threads(BACKGROUND_THREADS)
-        .max_journaling_size(options.journal_bytes)
-        .journal_compression(CompressionType::None)
-        .cache_size(options.cache_bytes)
-        .open()?;
-    let keyspaces = keyspaces(&database, &options)?;
+    let (database, keyspaces) = database(&folder.fjall(), &options)?;
     let recovered = recovery::recover(&keyspaces)?;
     if !is_new {
         compare(&keyspaces, &recovered, &journals, marked)?;
@@ -79,6 +73,16 @@ fn remove_unfinished(folder: &Folder) -> Result<(), Trouble> {
 
 /// Compares the files with the mark, and cuts off the end of a write that a crash interrupted.
 fn look(folder: &Folder, marked: Marked) -> Result<Journals, Trouble> {
+    let journals = inspect(folder, marked)?;
+    if let Some(torn) = &journals.torn {
+        tracing::info!(file = %torn.file.display(), at = torn.at, "cutting off a write that was interrupted");
+        torn.cut()?;
+    }
+    Ok(journals)
+}
+
+/// Compares the files with the mark; changes nothing.
+pub(crate) fn inspect(folder: &Folder, marked: Marked) -> Result<Journals, Trouble> {
     manifest::check(&folder.fjall())?;
     let journals = journal::look(&folder.fjall())?;
     if let Some((first, last)) = marked.journals {
@@ -110,8 +114,6 @@ fn look(folder: &Folder, marked: Marked) -> Result<Journals, Trouble> {
             let name = torn.name();
             return Err(Damage::Journal { name, at: torn.at }.into());
         }
-        tracing::info!(file = %torn.file.display(), at = torn.at, "cutting off a write that was interrupted");
-        torn.cut()?;
     }
     Ok(journals)
 }
@@ -134,15 +136,23 @@ fn compare(
     Ok(())
 }
 
-fn keyspaces(database: &Database, options: &Options) -> Result<[Keyspace; 5], Trouble> {
+/// Opens fjall's folder, or makes it.
+pub(crate) fn database(path: &Path, options: &Options) -> fjall::Result<(Database, [Keyspace; 5])> {
+    let database = Database::builder(path)
+        .worker_threads(BACKGROUND_THREADS)
+        .max_journaling_size(options.journal_bytes)
+        .journal_compression(CompressionType::None)
+        .cache_size(options.cache_bytes)
+        .open()?;
     let open = |table: Table| database.keyspace(table.name(), || keyspace_options(table, options));
-    Ok([
+    let keyspaces = [
         open(Table::Log)?,
         open(Table::Index)?,
         open(Table::Ack)?,
         open(Table::State)?,
         open(Table::Meta)?,
-    ])
+    ];
+    Ok((database, keyspaces))
 }
 
 /// Chunks come and go in the order of their keys and are mostly read whole, so that neither compression nor

@@ -10,7 +10,7 @@ use crate::error::{Damage, Trouble};
 use crate::journal::Batch;
 use crate::keys::{self, MetaKind, StateKind};
 use crate::staged::Table;
-use crate::store::{index_entry, value_damage};
+use crate::store::{index_entry, read_from, value_damage};
 use crate::values::{self, Header, Progress};
 
 /// What was found.
@@ -99,7 +99,7 @@ pub(crate) fn recover(keyspaces: &[Keyspace; 5]) -> Result<Recovered, Trouble> {
     for &(queue, _) in &restored.queues {
         let range = keys::in_queue(queue, 0)..=keys::in_queue(queue, u64::MAX);
         for guard in keyspaces[Table::Ack as usize].range(range) {
-            let (key, value) = guard.into_inner()?;
+            let (key, value) = guard.into_inner().map_err(|e| read_from(Table::Ack, e))?;
             let block = keys::in_queue_parts(&key).zip(values::read_bitmap(&value));
             let ((_, block), settled) = block.ok_or_else(|| value_damage(Table::Ack, &key))?;
             restored.ack_blocks.push((queue, block, settled));
@@ -121,7 +121,7 @@ fn each(
     mut take: impl FnMut(&[u8], &[u8]) -> Option<()>,
 ) -> Result<(), Trouble> {
     for guard in keyspace.prefix(prefix) {
-        let (key, value) = guard.into_inner()?;
+        let (key, value) = guard.into_inner().map_err(|e| read_from(table, e))?;
         take(keys::behind_kind(&key), &value).ok_or_else(|| value_damage(table, &key))?;
     }
     Ok(())
@@ -136,14 +136,17 @@ fn check_log(log: &Keyspace, progress: &Progress) -> Result<(), Trouble> {
         let Some(guard) = log.prefix(keys::lane_prefix(lane)).next_back() else {
             continue;
         };
-        let key = guard.key()?;
+        let key = guard.key().map_err(|e| read_from(Table::Log, e))?;
         let (_, base, _) = keys::chunk_parts(&key).ok_or_else(|| value_damage(Table::Log, &key))?;
         let damage = Damage::Chunk {
             lane,
             base,
             what: "header",
         };
-        let first = log.get(keys::chunk(lane, base, 0))?.ok_or(damage.clone())?;
+        let first = log.get(keys::chunk(lane, base, 0));
+        let first = first
+            .map_err(|e| read_from(Table::Log, e))?
+            .ok_or(damage.clone())?;
         let (header, _) = Header::decode(&first).ok_or(damage)?;
         let records = u64::from(header.references.records());
         let last = Offset(base.0.saturating_add(records).saturating_sub(1));
@@ -160,7 +163,7 @@ fn check_queue(index: &Keyspace, queue: QueueId, state: &QueueState) -> Result<(
     let Some(guard) = index.range(range).next_back() else {
         return Ok(());
     };
-    let (key, value) = guard.into_inner()?;
+    let (key, value) = guard.into_inner().map_err(|e| read_from(Table::Index, e))?;
     let last = index_entry(&key, &value)?.last();
     if last >= state.tail {
         return Err(Damage::QueueBehindIndex {
@@ -185,7 +188,7 @@ pub(crate) fn check_continues(state: &Keyspace, first: &Batch) -> Result<(), Tro
     let before = state
         .tree
         .get(keys::progress(), first.number)
-        .map_err(fjall::Error::from)?;
+        .map_err(|e| read_from(Table::State, e.into()))?;
     let before = before
         .and_then(|value| Progress::decode(&value))
         .unwrap_or_default()

@@ -326,6 +326,10 @@ impl Store {
         writer.mark.write(marked).map_err(write_failed)
     }
 
+    pub(crate) fn keyspaces(&self) -> &[Keyspace; 5] {
+        &self.0.keyspaces
+    }
+
     pub(crate) fn keyspace(&self, table: Table) -> &Keyspace {
         &self.0.keyspaces[table as usize]
     }

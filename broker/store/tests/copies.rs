@@ -146,6 +146,7 @@ fn a_damaged_chunk_is_reported_as_the_positions_it_held_and_not_backed_up() {
     let report = store.verify().unwrap();
     let queue = QueueReport {
         queue: QUEUE,
+        name: None,
         saved: 15,
         lost: vec![11..13, 15..16],
     };

@@ -20,9 +20,11 @@ pub(crate) mod demo;
 pub(crate) mod exchange;
 pub(crate) mod publish;
 pub(crate) mod queue;
+pub(crate) mod repair;
 pub(crate) mod router;
 pub(crate) mod serve;
 pub(crate) mod status;
+pub(crate) mod verify;
 pub(crate) mod vhost;
 
 /// What every command has at hand.
@@ -73,6 +75,14 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
         Command::CompileModule(args) => compile_module::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Context(command) => context::run(&app, command),
+        Command::Verify(args) => {
+            logs::start(&log_filter(&app, logs::CLIENT_FILTER), LogFormat::Human)?;
+            verify::run(&app, &args)
+        }
+        Command::Repair(args) => {
+            logs::start(&log_filter(&app, logs::CLIENT_FILTER), LogFormat::Human)?;
+            repair::run(&app, &args)
+        }
         Command::Router(command) if command.is_offline() => router::run_offline(&app, command),
         command => {
             logs::start(&log_filter(&app, logs::CLIENT_FILTER), LogFormat::Human)?;
@@ -103,7 +113,12 @@ async fn online(app: &App, command: Command) -> Result<(), CliError> {
         Command::Publish(args) => publish::run(app, args).await,
         Command::Consume(args) => consume::run(app, args).await,
         Command::Router(command) => router::run(app, command).await,
-        Command::Serve(_) | Command::CompileModule(_) | Command::Completions(_) | Command::Context(_) => {
+        Command::Serve(_)
+        | Command::CompileModule(_)
+        | Command::Completions(_)
+        | Command::Context(_)
+        | Command::Verify(_)
+        | Command::Repair(_) => {
             unreachable!("these run without a connection")
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use etcetera::BaseStrategy;
 use pointsman_server::{AdminCredential, Config, Layer, StartError};
-use pointsman_store::OpenError;
+use pointsman_store::{OpenError, StoreError};
 use serde::Serialize;
 
 use crate::commands::{App, log_filter, variable};
@@ -104,7 +104,7 @@ impl ServeArgs {
 }
 
 /// The platform's usual place for what a program keeps.
-fn default_data_dir() -> Result<PathBuf, CliError> {
+pub(crate) fn default_data_dir() -> Result<PathBuf, CliError> {
     let folders = etcetera::choose_base_strategy().map_err(|_| {
         CliError::usage("there is no home folder to keep the data in").hint("name a folder with --data-dir")
     })?;
@@ -126,7 +126,7 @@ async fn serve(app: &App, config: Config) -> Result<(), CliError> {
     )?;
     tokio::select! {
         () = stop.asked() => running.shutdown().await.map_err(start_error),
-        why = running.failed() => Err(CliError::failed("Stopped", format!("the broker stopped: {why}"))),
+        why = running.failed() => Err(stopped(&why)),
     }
 }
 
@@ -223,9 +223,23 @@ fn start_error(error: StartError) -> CliError {
         StartError::Store(OpenError::InUse { .. }) => {
             "stop that process, or name another folder with --data-dir"
         }
+        StartError::Store(OpenError::Damaged { .. } | OpenError::Fjall { .. }) | StartError::Restore(_) => {
+            "`pointsman repair --dry-run` says which messages can be saved; it changes nothing"
+        }
         _ => "",
     };
     CliError::failed("Start", error.to_string()).hint(hint)
+}
+
+/// The last word of a broker that stopped by itself.
+fn stopped(why: &StartError) -> CliError {
+    let hint = match why {
+        StartError::Write(StoreError::Damaged(_)) => {
+            "`pointsman repair --dry-run` says which messages can be saved; it changes nothing"
+        }
+        _ => "",
+    };
+    CliError::failed("Stopped", format!("the broker stopped: {why}")).hint(hint)
 }
 
 #[cfg(test)]

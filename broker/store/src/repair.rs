@@ -1,0 +1,284 @@
+//! Saving what can be saved of a folder that is damaged.
+//!
+//! The damaged folder itself is never written: everything happens in a copy beside it, whose tables are hard links. What
+//! can be read there goes into a new store, and the two change places in one step. Of each queue, the messages that are
+//! lost count as settled from then on, so that the broker never asks for them.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fjall::{Database, Keyspace};
+use pointsman_core::{Broker, RestoreError};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::error::{Damage, OpenError, StoreError, Trouble};
+use crate::examine::{Found, examine};
+use crate::folder::Folder;
+use crate::mark::{Mark, Marked};
+use crate::open::{database, inspect};
+use crate::options::{Fsync, Options};
+use crate::salvage::note;
+use crate::staged::Table;
+use crate::store::Store;
+use crate::verify::Report;
+use crate::{journal, manifest, recovery};
+
+/// What was repaired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// What was saved and what is lost.
+    pub report: Report,
+    /// Where the damaged folder is now; `None` when nothing was damaged and nothing changed.
+    pub kept: Option<PathBuf>,
+}
+
+/// Why a folder was not examined or repaired. It is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The folder is in use, not ours, or cannot be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Without this file nothing else can be read.
+    #[error("the data folder {} is beyond repair: {reason}", folder.display())]
+    Beyond {
+        /// The folder.
+        folder: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+    /// What is left of the definitions does not fit together.
+    #[error("what is left of the definitions does not fit together: {0}")]
+    Definitions(RestoreError),
+    /// Reading what is left, or writing it anew, failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system did not let us.
+    #[error("{} could not be made: {source}", path.display())]
+    Io {
+        /// The copy.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Store {
+    /// Reads all that can be read of a folder that nobody uses, damaged or not, and reports what
+    /// [`Store::repair`] would save and what is lost. Changes nothing. Needs room beside the folder for a copy of its
+    /// journals, and removes it again.
+    ///
+    /// # Errors
+    /// When the folder is in use, is no store, or is damaged where nothing can be read any more.
+    pub fn examine(dir: &Path) -> Result<Report, RepairError> {
+        let folder = Folder::hold_existing(dir)?;
+        Ok(Rescue::of(&folder)?.found.report())
+    }
+
+    /// Writes all that can be read of a damaged folder to a new one, checks that, and puts it in the place of the
+    /// damaged one, which is kept under another name. A folder that is sound stays as it is. Needs room for a copy.
+    ///
+    /// # Errors
+    /// As [`Store::examine`], and when the new store cannot be written.
+    pub fn repair(dir: &Path) -> Result<Repaired, RepairError> {
+        let folder = Folder::hold_existing(dir)?;
+        let rescue = Rescue::of(&folder)?;
+        let report = rescue.found.report();
+        if report.is_sound() {
+            return Ok(Repaired { report, kept: None });
+        }
+        let new = beside(dir, ".repairing");
+        let io = |source| RepairError::Io {
+            path: new.clone(),
+            source,
+        };
+        remove(&new).map_err(io)?;
+        rescue.write_to(&new)?;
+        check(&new)?;
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        let kept = beside(
+            dir,
+            &format!(".damaged-{}", since_epoch.unwrap_or_default().as_secs()),
+        );
+        // The exchange is one step: at no moment is there no store, which a broker would take for its first start. The
+        // name is given before, so that the damaged folder never has one that a later repair would remove.
+        fs::rename(&new, &kept).map_err(io)?;
+        renameat_with(CWD, dir, CWD, &kept, RenameFlags::EXCHANGE).map_err(|error| RepairError::Io {
+            path: kept.clone(),
+            source: error.into(),
+        })?;
+        sync_parent(dir).map_err(io)?;
+        Ok(Repaired {
+            report,
+            kept: Some(kept),
+        })
+    }
+}
+
+/// What was read of a folder, in a copy that goes when this is dropped.
+pub(crate) struct Rescue {
+    pub(crate) found: Found,
+    pub(crate) keyspaces: [Keyspace; 5],
+    /// Drops in front of the files it uses.
+    _database: Database,
+    _scratch: Scratch,
+}
+
+impl Rescue {
+    fn of(folder: &Folder) -> Result<Rescue, RepairError> {
+        let in_folder = |trouble: Trouble| RepairError::Open(trouble.in_folder(folder.path()));
+        let mut damage = Vec::new();
+        let marked = match Mark::open(folder.path()).map_err(|e| in_folder(e.into()))? {
+            Some((_, marked)) => marked,
+            None => {
+                damage.push(Damage::MarkMissing);
+                Marked::default()
+            }
+        };
+        let is_new = damage.is_empty() && marked.sequence == 0;
+        if !is_new {
+            noted(inspect(folder, marked), &mut damage).map_err(in_folder)?;
+        }
+        let scratch = Scratch::of(folder)?;
+        let beyond = |reason: String| RepairError::Beyond {
+            folder: folder.path().to_owned(),
+            reason,
+        };
+        let fjall = scratch.0.join("fjall");
+        if !is_new {
+            manifest::rebuild(&fjall).map_err(|trouble| match trouble {
+                Trouble::Damage(damage) => beyond(damage.to_string()),
+                other => in_folder(other),
+            })?;
+        }
+        let rescued = journal::rescue(&fjall).map_err(|e| in_folder(e.into()))?;
+        let (database, keyspaces) =
+            database(&fjall, &Options::default()).map_err(|error| beyond(error.to_string()))?;
+
+        let mut batches_lost = rescued.gaps;
+        if let Some(first) = &rescued.first {
+            let state = &keyspaces[Table::State as usize];
+            let continues = recovery::check_continues(state, first);
+            if let Err(Trouble::Damage(Damage::BatchesMissing { after, before })) = &continues {
+                batches_lost += before.saturating_sub(*after).saturating_sub(1);
+            }
+            noted(continues, &mut damage).map_err(in_folder)?;
+        }
+        noted(recovery::recover(&keyspaces), &mut damage).map_err(in_folder)?;
+        let mut found = examine(&keyspaces)?;
+        let synced = marked.sequence.max(rescued.synced);
+        batches_lost += synced.saturating_sub(found.progress.sequence);
+        found.batches_lost = batches_lost;
+        for further in std::mem::replace(&mut found.damage, damage) {
+            note(&mut found.damage, further);
+        }
+        Ok(Rescue {
+            found,
+            keyspaces,
+            _database: database,
+            _scratch: scratch,
+        })
+    }
+
+    /// Writes what was found to a new store.
+    fn write_to(mut self, path: &Path) -> Result<(), RepairError> {
+        let options = Options {
+            fsync: Fsync::Never,
+            ..Options::default()
+        };
+        let (new, _) = Store::open(path, options)?;
+        self.found.complete();
+        self.rewrite(&new)?;
+        new.sync()?;
+        Ok(new.flush()?)
+    }
+}
+
+/// Notes damage and goes on; other trouble ends the work.
+fn noted<T>(result: Result<T, Trouble>, damage: &mut Vec<Damage>) -> Result<(), Trouble> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(Trouble::Damage(found)) => {
+            note(damage, found);
+            Ok(())
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// A repaired store is one that the broker takes, and that has everything it names.
+fn check(path: &Path) -> Result<(), RepairError> {
+    let (store, restored) = Store::open(path, Options::default())?;
+    Broker::restore(restored).map_err(RepairError::Definitions)?;
+    let report = store.verify()?;
+    if let Some(queue) = report.queues.iter().find(|queue| !queue.lost.is_empty()) {
+        let problem = format!("the repaired queue number {} is not whole", queue.queue.0);
+        return Err(StoreError::Read(problem).into());
+    }
+    Ok(())
+}
+
+/// A copy of fjall's folder to read in, because fjall changes what it opens.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn of(folder: &Folder) -> Result<Scratch, RepairError> {
+        let path = beside(folder.path(), ".examining");
+        let io = |source| RepairError::Io {
+            path: path.clone(),
+            source,
+        };
+        remove(&path).map_err(io)?;
+        fs::create_dir(&path).map_err(io)?;
+        let scratch = Scratch(path.clone());
+        if folder.fjall().exists() {
+            copy(&folder.fjall(), &path.join("fjall")).map_err(io)?;
+        }
+        Ok(scratch)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "a temporary copy could not be removed");
+        }
+    }
+}
+
+/// Copies a folder. Tables are never written again once they are whole, so that a link to one is as good as a copy.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    let are_tables = from.file_name().is_some_and(|name| name == "tables");
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else if !are_tables || fs::hard_link(entry.path(), &to).is_err() {
+            // Not every file system has links.
+            fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// A folder beside another, with this added to its name.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}

@@ -24,12 +24,20 @@ pub struct Settings {
     pub args: Vec<String>,
     /// Further environment variables.
     pub env: Vec<(String, String)>,
+    /// The data folder; otherwise one of its own.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Settings {
     /// Adds arguments of `serve`.
     pub fn args<const N: usize>(mut self, args: [&str; N]) -> Settings {
         self.args.extend(args.map(str::to_owned));
+        self
+    }
+
+    /// Puts its data elsewhere.
+    pub fn data_dir(mut self, path: &Path) -> Settings {
+        self.data_dir = Some(path.to_owned());
         self
     }
 
@@ -69,11 +77,27 @@ impl Broker {
 
     /// Starts a broker with settings of the test's own.
     pub fn with(settings: Settings) -> Broker {
+        let mut broker = Broker::new(settings);
+        let started = broker.launch();
+        let password = started["admin"]["password"].as_str();
+        broker.password = password.expect("the first start shows the password").to_owned();
+        broker
+    }
+
+    /// Starts a broker on a data folder that another one made, whose admin has this password.
+    pub fn on(data_dir: &Path, password: &str) -> Broker {
+        let mut broker = Broker::new(Settings::default().data_dir(data_dir));
+        password.clone_into(&mut broker.password);
+        broker.restart();
+        broker
+    }
+
+    fn new(settings: Settings) -> Broker {
         let folder = tempfile::Builder::new()
             .prefix("pointsman-test-")
             .tempdir()
             .expect("a folder can be made");
-        let mut broker = Broker {
+        Broker {
             folder,
             settings,
             process: None,
@@ -81,11 +105,7 @@ impl Broker {
             password: String::new(),
             log: Arc::default(),
             started_in: Duration::ZERO,
-        };
-        let started = broker.launch();
-        let password = started["admin"]["password"].as_str();
-        broker.password = password.expect("the first start shows the password").to_owned();
-        broker
+        }
     }
 
     /// Starts it again on the same folder and port.
@@ -181,7 +201,8 @@ impl Broker {
 
     /// Its data folder.
     pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
+        let own = || self.folder.path().join("data");
+        self.settings.data_dir.clone().unwrap_or_else(own)
     }
 
     /// A folder for the test's own files; it goes with the broker.

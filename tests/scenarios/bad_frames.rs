@@ -5,7 +5,7 @@ use bytes::{BufMut, BytesMut};
 use pointsman_protocol::consume::{Settle, Settlement};
 use pointsman_protocol::frame::Kind;
 use pointsman_protocol::limits::{FRAME_BODY_MAX, FRAME_META_MAX};
-use pointsman_protocol::publish::{Confirm, Outcome};
+use pointsman_protocol::publish::Confirm;
 use pointsman_protocol::session::Hello;
 use pointsman_protocol::{ALPN, ErrorCode, VERSION};
 use pointsman_sdk::QueueSpec;

@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "nothing is outside of a test binary")]
 
+mod backups;
 mod bad_frames;
 mod command_line;
 mod confirms;
 mod consumers;
 mod credit;
+mod disk_full;
 mod durability;
 mod exchanges;
 mod idle;

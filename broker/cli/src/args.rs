@@ -95,6 +95,14 @@ pub(crate) enum Command {
     /// Write, build, try, load and switch the Wasm modules that route
     #[command(subcommand)]
     Router(commands::router::RouterCommand),
+    /// Write what is declared to a file
+    Export(commands::export::ExportArgs),
+    /// Declare what a file says
+    Import(commands::import::ImportArgs),
+    /// Copy a running broker's data folder to this machine
+    Backup(commands::backup::BackupArgs),
+    /// Make a data folder from a backup
+    Restore(commands::restore::RestoreArgs),
     /// Look at everything a stopped broker stored, and change nothing
     Verify(commands::verify::DataDirArgs),
     /// Save what can be saved of a damaged data folder

@@ -1,6 +1,6 @@
 //! Connecting to the broker that is meant.
 
-use pointsman_sdk::{Client, Error};
+use pointsman_sdk::{Client, ClientBuilder, Error};
 
 use crate::error::CliError;
 use crate::target::Target;
@@ -16,19 +16,21 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Re
 
 /// Connects and authenticates.
 pub(crate) async fn connect(target: &Target) -> Result<Client, CliError> {
+    Ok(builder(target).connect().await?)
+}
+
+/// How to connect.
+pub(crate) fn builder(target: &Target) -> ClientBuilder {
     let server = match target.host.contains(':') {
         true => format!("[{}]:{}", target.host, target.port),
         false => format!("{}:{}", target.host, target.port),
     };
-    let connected = Client::builder()
+    Client::builder()
         .name(concat!("pointsman-cli ", env!("CARGO_PKG_VERSION")))
         .server(server)
         .ca_file(&target.ca)
         .credentials(&target.user, &target.password)
         .vhost(&target.vhost)
-        .connect()
-        .await;
-    Ok(connected?)
 }
 
 impl From<Error> for CliError {

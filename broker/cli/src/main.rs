@@ -23,6 +23,7 @@ mod signals;
 mod commands;
 mod guest;
 
+mod definitions;
 mod human;
 mod values;
 

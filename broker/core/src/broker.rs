@@ -242,7 +242,11 @@ impl Broker {
             Request::Status
             | Request::RouterLoad { .. }
             | Request::RouterLogs { .. }
-            | Request::Explain { .. } => Err(ErrorBody::new(
+            | Request::Explain { .. }
+            | Request::RouterModule { .. }
+            | Request::BackupBegin
+            | Request::BackupRead { .. }
+            | Request::BackupEnd => Err(ErrorBody::new(
                 ErrorCode::Internal,
                 "a request that the server answers came to the core",
             )),

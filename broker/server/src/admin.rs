@@ -54,6 +54,27 @@ pub(crate) async fn answer(
             switch(shared, asker, request, &name, None).await.map(|()| None)
         }
         Request::RouterLogs { name, count } => logs(shared, &asker.vhost, &name, count).map(Some),
+        Request::RouterModule { name, version } => {
+            module(shared, &asker.vhost, &name, version).await.map(Some)
+        }
+        Request::BackupBegin => backup(shared, move |shared| {
+            shared
+                .backups
+                .begin(asker.connection, &shared.config, &shared.store)
+        })
+        .await
+        .map(Some),
+        Request::BackupRead { file, offset } => backup(shared, move |shared| {
+            shared.backups.read(asker.connection, file, offset)
+        })
+        .await
+        .map(Some),
+        Request::BackupEnd => backup(shared, move |shared| {
+            shared.backups.end(asker.connection);
+            Ok(Reply::Done)
+        })
+        .await
+        .map(Some),
         other => Err(ErrorBody::new(
             ErrorCode::Internal,
             format!("nobody answers {other:?}"),
@@ -127,6 +148,28 @@ fn logs(shared: &Shared, vhost: &str, name: &str, count: u32) -> Result<Reply, E
     let routes = shared.routes.load();
     let router = find_router(routes.topology(), vhost, name).ok_or_else(|| not_found("router", name))?;
     Ok(Reply::RouterLogs(shared.host.logs(router.id, count as usize)))
+}
+
+/// The module of a version, from the store.
+async fn module(shared: &Arc<Shared>, vhost: &str, name: &str, version: u32) -> Result<Reply, ErrorBody> {
+    let digest = {
+        let routes = shared.routes.load();
+        let router = find_router(routes.topology(), vhost, name).ok_or_else(|| not_found("router", name))?;
+        router.versions.get(&version).map(|spec| spec.digest)
+    };
+    let digest = digest.ok_or_else(|| not_found("router version", &format!("{name}@{version}")))?;
+    let store = shared.store.clone();
+    let module = blocking(move || read_module(&store, &digest)).await?;
+    Ok(Reply::RouterModule(module.to_vec()))
+}
+
+/// Runs what a backup needs from the disk.
+async fn backup(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&Shared) -> Result<Reply, ErrorBody> + Send + 'static,
+) -> Result<Reply, ErrorBody> {
+    let shared = shared.clone();
+    blocking(move || work(&shared)).await
 }
 
 /// Compiles a module, tries it on every exchange that would use it, and hands the version to the core.
@@ -318,17 +361,18 @@ fn ensure_loaded(host: &Host, store: &Store, digest: Digest) -> Result<(), Error
     if host.is_loaded(digest) {
         return Ok(());
     }
-    let module = store
-        .read_module(&digest)
+    host.load(&read_module(store, &digest)?)?;
+    Ok(())
+}
+
+fn read_module(store: &Store, digest: &Digest) -> Result<Bytes, ErrorBody> {
+    store
+        .read_module(digest)
         .map_err(|error| ErrorBody::new(ErrorCode::StoreFailed, error.to_string()))?
         .ok_or_else(|| {
-            ErrorBody::new(
-                ErrorCode::StoreFailed,
-                format!("the store has no module {digest}"),
-            )
-        })?;
-    host.load(&module)?;
-    Ok(())
+            let message = format!("the store has no module {digest}");
+            ErrorBody::new(ErrorCode::StoreFailed, message)
+        })
 }
 
 /// Runs what computes or reads for long on a thread where that hurts nobody.

@@ -13,9 +13,11 @@ mod listen;
 mod auth;
 mod session;
 mod admin;
+mod backup;
 mod mailbox;
 mod driver;
 mod space;
 
 pub use config::{Config, ConfigError, Layer};
 pub use start::{AdminCredential, Running, StartError, runtime, start, store_dir};
+pub use tls::FILES as CERTIFICATE_FILES;

@@ -6,19 +6,25 @@ use std::time::Duration;
 
 use pointsman_core::Input;
 
+use crate::config::Config;
 use crate::mailbox::Mail;
 use crate::session::{Shared, going_away};
 
 /// How often the free space is looked at. A disk that fills faster than the watermark in this time fails a write
-/// instead, which stops the node.
+/// instead, after which the store is opened anew.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Why publishes are blocked from the start, if they are.
+pub(crate) fn blocked_from_start(config: &Config) -> Option<String> {
+    let free = free_space(&config.data_dir)?;
+    is_low(free, config.disk_free_min, false).then(|| reason(free, config))
+}
+
 /// Watches the free space of the data folder's disk until the broker drains.
-pub(crate) async fn watch(shared: Arc<Shared>) {
+pub(crate) async fn watch(shared: Arc<Shared>, mut blocked: bool) {
     let mut draining = shared.draining.clone();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut blocked = false;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -32,12 +38,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             continue;
         }
         blocked = low;
-        let reason = low.then(|| {
-            format!(
-                "the disk has {free} bytes free, less than disk_free_min = {}",
-                shared.config.disk_free_min
-            )
-        });
+        let reason = low.then(|| reason(free, &shared.config));
         match &reason {
             Some(reason) => tracing::error!(reason, "publishes are blocked"),
             None => tracing::info!(free, "publishes are taken again"),
@@ -46,13 +47,20 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
     }
 }
 
+fn reason(free: u64, config: &Config) -> String {
+    format!(
+        "the disk has {free} bytes free, less than disk_free_min = {}",
+        config.disk_free_min
+    )
+}
+
 /// Free space has to rise a tenth above the watermark before the alarm ends, so that it does not flicker.
 fn is_low(free: u64, min: u64, blocked: bool) -> bool {
     free < if blocked { min + min / 10 } else { min }
 }
 
 /// Free bytes for this user on the disk of `path`, if the system says.
-fn free_space(path: &Path) -> Option<u64> {
+pub(crate) fn free_space(path: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
     stat.f_bavail.checked_mul(stat.f_frsize)
 }

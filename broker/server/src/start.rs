@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use pointsman_core::{Broker, Commit, Effect, Input};
@@ -14,16 +14,20 @@ use pointsman_store::{Committer, Done, OpenError, Options, ReadDone, Reader, Rec
 use quinn::{Endpoint, VarInt};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::auth;
+use crate::backup::{self, Backups};
 use crate::config::Config;
 use crate::driver::{Driver, Ended, now};
 use crate::listen;
 use crate::mailbox::{Inbox, Mail, Mailbox, mailbox};
 use crate::session::Shared;
 use crate::tls::{self, TlsError};
+use crate::{auth, space};
 
 /// The user that the first start makes.
 const ADMIN: &str = "admin";
+
+/// How often a broker whose disk was full tries to open its store again.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a broker did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +74,29 @@ pub enum StartError {
     DriverLost,
 }
 
+impl StartError {
+    /// Whether there was no room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        let full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::StorageFull;
+        match self {
+            StartError::Write(StoreError::DiskFull) => true,
+            StartError::DataDir { error, .. } => full(error),
+            StartError::Store(error) => error.is_disk_full(),
+            _ => false,
+        }
+    }
+
+    /// Whether a broker that had run may start a moment later: there is no room, or what it had before is not
+    /// given back yet.
+    fn may_pass(&self) -> bool {
+        self.is_disk_full()
+            || matches!(
+                self,
+                StartError::Listen { .. } | StartError::Store(OpenError::InUse { .. })
+            )
+    }
+}
+
 /// The credential that the first start makes. It is not kept anywhere in this form.
 #[derive(Clone, Debug)]
 pub struct AdminCredential {
@@ -90,8 +117,8 @@ pub struct Running {
     pub first_start: Option<AdminCredential>,
     endpoint: Endpoint,
     mailbox: Mailbox,
+    config: Config,
     drain: watch::Sender<bool>,
-    drain_timeout: std::time::Duration,
     sessions: mpsc::Receiver<()>,
     ended: oneshot::Receiver<Ended>,
 }
@@ -127,13 +154,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         path: data_dir.clone(),
         error,
     };
-    std::fs::create_dir_all(&data_dir).map_err(dir_error)?;
+    std::fs::create_dir_all(&data_dir).map_err(&dir_error)?;
     // The store's folder is locked first: a second broker must not touch the certificates.
     let options = Options {
         fsync: config.fsync,
         ..Options::default()
     };
     let (store, restored) = Store::open(&store_dir(&data_dir), options)?;
+    backup::remove_leftovers(&data_dir).map_err(&dir_error)?;
     let tls = tls::server_config(&data_dir)?;
     let mut broker = Broker::restore(restored)?;
     let (first_start, effects) = prepare(&mut broker, &store)?;
@@ -163,6 +191,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .map_err(|error| StartError::Listen { address, error })?;
 
     let (mailbox, inbox) = mailbox();
+    let blocked = space::blocked_from_start(&config);
+    let is_blocked = blocked.is_some();
+    if let Some(reason) = blocked {
+        tracing::error!(reason, "publishes are blocked");
+        mailbox.send_now(Mail::Input(Input::SetBlocked(Some(reason))));
+    }
     let ended = drive(
         (broker, effects),
         inbox,
@@ -173,19 +207,24 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     )?;
     let (drain, draining) = watch::channel(false);
     let (held, sessions) = mpsc::channel(1);
-    let drain_timeout = config.drain_timeout;
+    // Should it start again by itself, it is where clients look for it.
+    let again = Config {
+        listen: address,
+        ..config.clone()
+    };
     let shared = Arc::new(Shared {
         config,
         mailbox: mailbox.clone(),
         routes,
         host,
         store,
+        backups: Backups::default(),
         started: Instant::now(),
         draining,
         _held: held,
         next_id: AtomicU64::new(1),
     });
-    tokio::spawn(crate::space::watch(shared.clone()));
+    tokio::spawn(space::watch(shared.clone(), is_blocked));
     tokio::spawn(listen::accept(endpoint.clone(), shared));
     let ca_file = data_dir.join(tls::CA_FILE);
     Ok(Running {
@@ -194,8 +233,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         first_start,
         endpoint,
         mailbox,
+        config: again,
         drain,
-        drain_timeout,
         sessions,
         ended,
     })
@@ -315,14 +354,51 @@ fn secret(data_dir: &Path, name: &str) -> Result<[u8; 32], StartError> {
 }
 
 impl Running {
-    /// Returns when the broker stops by itself, with the reason.
+    /// Returns when the broker stops by itself, with the reason. When that is a full disk, [`Running::reopen`] goes on.
     pub async fn failed(&mut self) -> StartError {
         match (&mut self.ended).await {
             Ok(Ended::StoreFailed(error)) => {
-                self.close(ErrorCode::StoreFailed, "the broker's store failed");
+                let reason = match error {
+                    StoreError::DiskFull => "the broker's disk is full; it is back once there is room",
+                    _ => "the broker's store failed",
+                };
+                self.close(ErrorCode::StoreFailed, reason);
                 StartError::Write(error)
             }
             Ok(Ended::Stopped) | Err(_) => StartError::DriverLost,
+        }
+    }
+
+    /// Goes on after a write that found the disk full: takes down what is left, and starts anew on the same folder and
+    /// address as soon as the store can be opened. Until there is more room than the watermark, publishes are blocked
+    /// then; what waits can be consumed. A store takes nothing after a failed write, but opening it anew finds
+    /// everything that was confirmed.
+    ///
+    /// # Errors
+    /// When it cannot start for another reason than room.
+    pub async fn reopen(self) -> Result<Running, StartError> {
+        let Running {
+            endpoint,
+            config,
+            drain,
+            mut sessions,
+            ..
+        } = self;
+        tracing::error!("the disk is full; the broker is back by itself once there is room");
+        let _ = drain.send(true);
+        // Sessions hold the store. One that lingers only makes the next attempts fail.
+        let ended = async { while sessions.recv().await.is_some() {} };
+        let _ = tokio::time::timeout(config.drain_timeout, ended).await;
+        endpoint.wait_idle().await;
+        drop(endpoint);
+        loop {
+            tokio::time::sleep(REOPEN_EVERY).await;
+            match start(config.clone()).await {
+                Err(error) if error.may_pass() => tracing::warn!(%error, "the broker cannot go on yet"),
+                other => {
+                    return other.inspect(|_| tracing::info!("the broker goes on"));
+                }
+            }
         }
     }
 
@@ -336,8 +412,11 @@ impl Running {
         // Receivers exist as long as sessions do.
         let _ = self.drain.send(true);
         let drained = async { while self.sessions.recv().await.is_some() {} };
-        if tokio::time::timeout(self.drain_timeout, drained).await.is_err() {
-            tracing::warn!(timeout = ?self.drain_timeout, "some connections did not finish in time");
+        if tokio::time::timeout(self.config.drain_timeout, drained)
+            .await
+            .is_err()
+        {
+            tracing::warn!(timeout = ?self.config.drain_timeout, "some connections did not finish in time");
         }
         self.close(ErrorCode::ShuttingDown, "the broker is shutting down");
         self.endpoint.wait_idle().await;

@@ -15,6 +15,9 @@ const CERT_FILE: &str = "server.pem";
 const KEY_FILE: &str = "server-key.pem";
 const CA_KEY_FILE: &str = "ca-key.pem";
 
+/// All files of certificates in a data folder, which clients know the broker by.
+pub const FILES: [&str; 4] = [CA_FILE, CA_KEY_FILE, KEY_FILE, CERT_FILE];
+
 /// Why the broker has no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

@@ -1,9 +1,9 @@
 //! Copies: a backup while the store is in use, and restoring one.
 //!
-//! A backup is a data folder like any other, so restoring it is copying it again. It is made under another name and
-//! renamed when it is whole, so that half a backup is never taken for one.
+//! A backup is a data folder like any other, so restoring it is copying its files. Each is made under another name and
+//! renamed when it is whole, so that half a copy is never taken for one.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,8 @@ use crate::error::{OpenError, StoreError};
 use crate::options::{Fsync, Options};
 use crate::staged::Table;
 use crate::store::{Store, read_failed, read_from};
-use crate::{keys, values};
+use crate::verify::Report;
+use crate::{folder, keys, values};
 
 /// Bytes copied in one batch.
 const BATCH_BYTES: u64 = 4 * 1024 * 1024;
@@ -41,6 +42,9 @@ pub enum BackupError {
     /// A folder could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The backup is not what was written.
+    #[error("the backup at {} is damaged", .0.display())]
+    Damaged(PathBuf),
     /// The system did not let us.
     #[error("the copy at {} could not be made: {source}", path.display())]
     Io {
@@ -51,6 +55,26 @@ pub enum BackupError {
     },
 }
 
+/// Makes a folder under another name, which becomes `to` once it is whole.
+fn whole_or_not<T>(to: &Path, make: impl FnOnce(&Path) -> Result<T, BackupError>) -> Result<T, BackupError> {
+    let io = |source| BackupError::Io {
+        path: to.to_owned(),
+        source,
+    };
+    // Removes an empty folder only.
+    match fs::remove_dir(to) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(BackupError::Exists(to.to_owned())),
+        _ => {}
+    }
+    let partial = folder::beside(to, ".partial");
+    folder::remove(&partial).map_err(io)?;
+    let made = make(&partial)?;
+    fs::rename(&partial, to)
+        .and_then(|()| folder::sync_parent(to))
+        .map_err(io)?;
+    Ok(made)
+}
+
 impl Store {
     /// Copies the store as it is between two commits to `to`, which is made and must not exist but as an empty folder.
     /// Publishing goes on meanwhile; what comes later is not in the copy. Every chunk is checked on the way, so that a
@@ -59,42 +83,27 @@ impl Store {
     /// # Errors
     /// When `to` exists, when something cannot be read, is damaged, or cannot be written. Then there is no `to`.
     pub fn backup(&self, to: &Path) -> Result<Copied, BackupError> {
-        let io = |source| BackupError::Io {
-            path: to.to_owned(),
-            source,
-        };
-        // Removes an empty folder only.
-        match fs::remove_dir(to) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(BackupError::Exists(to.to_owned())),
-            _ => {}
-        }
-        let name = to.file_name().ok_or_else(|| BackupError::Exists(to.to_owned()))?;
-        let mut partial = name.to_owned();
-        partial.push(".partial");
-        let partial = to.with_file_name(partial);
-        match fs::remove_dir_all(&partial) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(e)),
-            _ => {}
-        }
-        let copied = self.copy_to(&partial)?;
-        fs::rename(&partial, to).map_err(io)?;
-        let parent = to
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        File::open(parent)
-            .and_then(|parent| parent.sync_all())
-            .map_err(io)?;
-        Ok(copied)
+        whole_or_not(to, |partial| self.copy_to(partial))
     }
 
-    /// Copies the backup at `from` to the data folder `to`, which must not exist but as an empty folder.
+    /// Copies the backup at `from`, which is only read, to the data folder `to`, which must not exist but as an empty
+    /// folder, and looks through the copy.
     ///
     /// # Errors
-    /// As [`Store::open`] for the backup, and [`Store::backup`] for the copy.
-    pub fn restore(from: &Path, to: &Path) -> Result<Copied, BackupError> {
-        let (backup, _) = Store::open(from, Options::default())?;
-        backup.backup(to)
+    /// When `to` exists or cannot be written, or when the backup is damaged. Then there is no `to`.
+    pub fn restore(from: &Path, to: &Path) -> Result<Report, BackupError> {
+        whole_or_not(to, |partial| {
+            folder::copy(from, partial, false).map_err(|source| BackupError::Io {
+                path: to.to_owned(),
+                source,
+            })?;
+            let (store, _) = Store::open(partial, Options::default())?;
+            let report = store.verify()?;
+            match report.is_sound() {
+                true => Ok(report),
+                false => Err(BackupError::Damaged(from.to_owned())),
+            }
+        })
     }
 
     fn copy_to(&self, folder: &Path) -> Result<Copied, BackupError> {

@@ -56,6 +56,21 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether there was no room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        let (OpenError::Io { source, .. }
+        | OpenError::Fjall {
+            source: fjall::Error::Io(source),
+            ..
+        }) = self
+        else {
+            return false;
+        };
+        source.kind() == io::ErrorKind::StorageFull
+    }
+}
+
 /// Why reading or writing failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {

@@ -141,6 +141,45 @@ fn write_format(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Copies a folder, but for a lock. With `link_tables` the files of a folder `tables` are links where the system has
+/// them: tables are never written again once they are whole.
+pub(crate) fn copy(from: &Path, to: &Path, link_tables: bool) -> io::Result<()> {
+    fs::create_dir(to)?;
+    let links = link_tables && from.file_name().is_some_and(|name| name == "tables");
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to, link_tables)?;
+        } else if entry.file_name() != LOCK_FILE && (!links || fs::hard_link(entry.path(), &to).is_err()) {
+            fs::copy(entry.path(), &to)?;
+            File::open(&to)?.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder, if it is there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// A folder beside another, with this added to its name.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+/// Makes a new name in the folder above durable.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -154,20 +154,20 @@ pub(crate) fn rescue(folder: &Path) -> io::Result<Rescued> {
         let path = folder.join(format!("{number}.jnl"));
         let mut reader = JournalReader::open(&path)?;
         let (end, _) = reader.run(0, &mut rescued)?;
-        let mut kept = vec![0..end];
-        if !reader.only_zeros_from(end)? {
-            kept.extend(reader.last_run(end, &mut rescued)?);
-        }
-        keep(&path, &kept)?;
+        let behind = match reader.only_zeros_from(end)? {
+            true => None,
+            false => reader.last_run(end, &mut rescued)?,
+        };
+        keep(&path, [Some(0..end), behind])?;
     }
     Ok(rescued)
 }
 
 /// Rewrites a file with only these ranges of it.
-fn keep(path: &Path, ranges: &[Range<u64>]) -> io::Result<()> {
+fn keep(path: &Path, ranges: [Option<Range<u64>>; 2]) -> io::Result<()> {
     let new = path.with_extension("new");
     let (mut from, mut to) = (File::open(path)?, File::create(&new)?);
-    for range in ranges {
+    for range in ranges.into_iter().flatten() {
         from.seek(SeekFrom::Start(range.start))?;
         io::copy(&mut (&from).take(range.end - range.start), &mut to)?;
     }

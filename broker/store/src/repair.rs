@@ -4,7 +4,7 @@
 //! can be read there goes into a new store, and the two change places in one step. Of each queue, the messages that are
 //! lost count as settled from then on, so that the broker never asks for them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,7 +23,7 @@ use crate::salvage::note;
 use crate::staged::Table;
 use crate::store::Store;
 use crate::verify::Report;
-use crate::{journal, manifest, recovery};
+use crate::{folder, journal, manifest, recovery};
 
 /// What was repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,16 +88,16 @@ impl Store {
         if report.is_sound() {
             return Ok(Repaired { report, kept: None });
         }
-        let new = beside(dir, ".repairing");
+        let new = folder::beside(dir, ".repairing");
         let io = |source| RepairError::Io {
             path: new.clone(),
             source,
         };
-        remove(&new).map_err(io)?;
+        folder::remove(&new).map_err(io)?;
         rescue.write_to(&new)?;
         check(&new)?;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-        let kept = beside(
+        let kept = folder::beside(
             dir,
             &format!(".damaged-{}", since_epoch.unwrap_or_default().as_secs()),
         );
@@ -108,7 +108,7 @@ impl Store {
             path: kept.clone(),
             source: error.into(),
         })?;
-        sync_parent(dir).map_err(io)?;
+        folder::sync_parent(dir).map_err(io)?;
         Ok(Repaired {
             report,
             kept: Some(kept),
@@ -224,16 +224,16 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn of(folder: &Folder) -> Result<Scratch, RepairError> {
-        let path = beside(folder.path(), ".examining");
+        let path = folder::beside(folder.path(), ".examining");
         let io = |source| RepairError::Io {
             path: path.clone(),
             source,
         };
-        remove(&path).map_err(io)?;
+        folder::remove(&path).map_err(io)?;
         fs::create_dir(&path).map_err(io)?;
         let scratch = Scratch(path.clone());
         if folder.fjall().exists() {
-            copy(&folder.fjall(), &path.join("fjall")).map_err(io)?;
+            folder::copy(&folder.fjall(), &path.join("fjall"), true).map_err(io)?;
         }
         Ok(scratch)
     }
@@ -241,44 +241,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.0) {
+        if let Err(error) = folder::remove(&self.0) {
             tracing::warn!(path = %self.0.display(), %error, "a temporary copy could not be removed");
         }
     }
-}
-
-/// Copies a folder. Tables are never written again once they are whole, so that a link to one is as good as a copy.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir(to)?;
-    let are_tables = from.file_name().is_some_and(|name| name == "tables");
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &to)?;
-        } else if !are_tables || fs::hard_link(entry.path(), &to).is_err() {
-            // Not every file system has links.
-            fs::copy(entry.path(), &to)?;
-        }
-    }
-    Ok(())
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-/// A folder beside another, with this added to its name.
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(ending);
-    path.with_file_name(name)
-}
-
-pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }

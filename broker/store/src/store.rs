@@ -242,6 +242,12 @@ impl Store {
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
+    /// Bytes on disk.
+    pub fn size(&self) -> u64 {
+        let tables: u64 = self.0.keyspaces.iter().map(Keyspace::disk_space).sum();
+        tables + self.0.database.journal_disk_space().unwrap_or(0)
+    }
+
     /// What the store counts about itself: names in snake case, with the unit where it is not a number of things.
     pub fn figures(&self) -> Vec<(String, u64)> {
         let mut list = self.0.figures.list();
@@ -294,7 +300,7 @@ impl Store {
         self.0.options.faults.visit(Site::Write).map_err(write_failed)?;
         let mut batch = self.0.database.batch().durability(Some(PersistMode::Buffer));
         let bytes = writer.staged.drain_to(&mut batch, &self.0.keyspaces);
-        batch.commit().map_err(write_failed)?;
+        batch.commit().map_err(|error| self.commit_failed(error))?;
         self.0.figures.groups.fetch_add(1, Ordering::Relaxed);
         self.0.figures.written_bytes.fetch_add(bytes, Ordering::Relaxed);
 
@@ -310,6 +316,16 @@ impl Store {
             self.0.reclaimable.notify_all();
         }
         Ok(())
+    }
+
+    /// fjall does not say why a write of its own in the background failed, after which it takes nothing more. A disk
+    /// without room for a table says it.
+    fn commit_failed(&self, error: fjall::Error) -> StoreError {
+        let room = self.0.options.log_memtable_bytes;
+        match error {
+            fjall::Error::Poisoned if self.free_space().is_ok_and(|free| free < room) => StoreError::DiskFull,
+            other => write_failed(other),
+        }
     }
 
     fn sync_journal(&self, writer: &mut Writer) -> Result<(), StoreError> {
@@ -418,10 +434,11 @@ pub(crate) fn write_failed(error: impl Into<fjall::Error>) -> StoreError {
     }
 }
 
+/// Whatever the reason: what was written before may be gone, though the system took it.
 fn sync_failed(error: impl Into<fjall::Error>) -> StoreError {
-    match write_failed(error) {
-        StoreError::Write(what) => StoreError::Sync(what),
-        other => other,
+    match error.into() {
+        fjall::Error::Io(e) => StoreError::Sync(e.to_string()),
+        other => StoreError::Sync(other.to_string()),
     }
 }
 

@@ -86,8 +86,8 @@ fn a_backup_made_while_publishing_holds_a_moment_between_two_commits() {
     assert!((300..=published).contains(&kept));
     assert!(!dir.path().join("backup.partial").exists());
 
-    let copied = Store::restore(&dir.path().join("backup"), &dir.path().join("restored")).unwrap();
-    assert_eq!(copied.chunks, kept);
+    let report = Store::restore(&dir.path().join("backup"), &dir.path().join("restored")).unwrap();
+    assert_eq!(report.chunks, kept);
     assert_eq!(whole_until(&dir.path().join("restored")), kept);
     let restored = open(&dir.path().join("restored"));
     restored.apply(&[&publish(kept, b"after")], true).unwrap();
@@ -159,4 +159,23 @@ fn a_damaged_chunk_is_reported_as_the_positions_it_held_and_not_backed_up() {
         Err(BackupError::Store(_))
     ));
     assert!(!dir.path().join("backup").exists());
+}
+
+#[test]
+fn a_damaged_backup_is_not_restored_and_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    for offset in 0..20u64 {
+        let body = offset.to_be_bytes().repeat(1_000);
+        store.apply(&[&publish(offset, &body)], true).unwrap();
+    }
+    let backup = dir.path().join("backup");
+    store.backup(&backup).unwrap();
+    damage_chunk(&backup, &7u64.to_be_bytes().repeat(1_000));
+    let to = dir.path().join("restored");
+    for _ in 0..2 {
+        let error = Store::restore(&backup, &to).unwrap_err();
+        assert!(matches!(error, BackupError::Damaged(_)), "{error}");
+        assert!(!to.exists());
+    }
 }

@@ -91,6 +91,25 @@ pub enum Request {
         /// The exchange it would be published to.
         exchange: String,
     },
+    /// The module of a router's version as it was uploaded. Reply: [`Reply::RouterModule`].
+    RouterModule {
+        /// The router's name.
+        name: String,
+        /// The version.
+        version: u32,
+    },
+    /// Makes a consistent copy of the broker's data folder, for this connection to read. Publishing goes on. There is one
+    /// such copy at a time. Takes time in proportion to the data. Reply: [`Reply::Backup`].
+    BackupBegin,
+    /// Reads a piece of this connection's copy. Reply: [`Reply::BackupPart`].
+    BackupRead {
+        /// The file, by its place in the list.
+        file: u32,
+        /// The first byte.
+        offset: u64,
+    },
+    /// Removes this connection's copy; the end of the connection does as well. Reply: [`Reply::Done`].
+    BackupEnd,
 }
 
 /// The answer to a [`Request`].
@@ -120,6 +139,13 @@ pub enum Reply {
     RouterLogs(Vec<RouterEvent>),
     /// Steps of a route.
     Explanation(Explanation),
+    /// A module.
+    RouterModule(Vec<u8>),
+    /// The files of a copy of the data folder, by path.
+    Backup(Vec<BackupFile>),
+    /// The bytes of a file from the offset that was asked for, at most [`limits::BACKUP_PART_MAX`], without the zeros at
+    /// their end.
+    BackupPart(Vec<u8>),
 }
 
 impl Reply {
@@ -394,6 +420,15 @@ pub struct Status {
     pub blocked: Option<String>,
     /// Figures of the store by name, for people and dashboards.
     pub store: Vec<(String, u64)>,
+}
+
+/// A file of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupFile {
+    /// Its path in the data folder, with `/` between the parts.
+    pub path: String,
+    /// Its length, in bytes.
+    pub len: u64,
 }
 
 /// Where a message would go and why.

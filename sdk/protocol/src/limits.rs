@@ -30,3 +30,6 @@ pub const STREAMS_MAX: u32 = 4_096;
 
 /// Most requests a connection may have unanswered.
 pub const REQUESTS_MAX: usize = 256;
+
+/// Most bytes of a backup in one reply.
+pub const BACKUP_PART_MAX: u32 = 1024 * 1024;

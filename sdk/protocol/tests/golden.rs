@@ -165,6 +165,10 @@ fn requests() {
             (Request::ListRouters(None), "12 00".into()),
             (Request::RouterLogs { name: name(), count: 100 }, "13 01 'n' 64".into()),
             (Request::Explain { exchange: "x".into() }, "14 01 'x'".into()),
+            (Request::RouterModule { name: name(), version: 300 }, "15 01 'n' AC02".into()),
+            (Request::BackupBegin, "16".into()),
+            (Request::BackupRead { file: 2, offset: 300 }, "17 02 AC02".into()),
+            (Request::BackupEnd, "18".into()),
         ];
         Request::Status, Request::DeclareVhost(_), Request::DeleteVhost(_), Request::ListVhosts,
         Request::DeclareExchange(_), Request::DeleteExchange { .. }, Request::ListExchanges(_),
@@ -172,6 +176,7 @@ fn requests() {
         Request::Bind(_), Request::Unbind(_), Request::ListBindings, Request::RouterLoad { .. },
         Request::RouterActivate { .. }, Request::RouterRollback(_), Request::RouterUnload { .. },
         Request::ListRouters(_), Request::RouterLogs { .. }, Request::Explain { .. },
+        Request::RouterModule { .. }, Request::BackupBegin, Request::BackupRead { .. }, Request::BackupEnd,
     }
 }
 
@@ -262,10 +267,16 @@ fn replies() {
                 Reply::Explanation(explanation),
                 format!("0B 01 01 'x' 05 02 'r2' 01 {BINDING} 00 01 01 'q' 01 02 'no'"),
             ),
+            (Reply::RouterModule(b"wasm".to_vec()), "0C 04 'wasm'".into()),
+            (
+                Reply::Backup(vec![BackupFile { path: "ca.pem".into(), len: 300 }]),
+                "0D 01 06 'ca.pem' AC02".into(),
+            ),
+            (Reply::BackupPart(vec![0, 255]), "0E 02 00 FF".into()),
         ];
         Reply::Done, Reply::Error(_), Reply::Status(_), Reply::Names(_), Reply::Exchanges(_), Reply::Queues(_),
         Reply::Bindings(_), Reply::Purged(_), Reply::RouterVersion(_), Reply::Routers(_), Reply::RouterLogs(_),
-        Reply::Explanation(_),
+        Reply::Explanation(_), Reply::RouterModule(_), Reply::Backup(_), Reply::BackupPart(_),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::logs::{self, LogFormat};
 use crate::output::Output;
 use crate::target;
 
+pub(crate) mod backup;
 pub(crate) mod binding;
 pub(crate) mod compile_module;
 pub(crate) mod completions;
@@ -18,9 +19,12 @@ pub(crate) mod consume;
 pub(crate) mod context;
 pub(crate) mod demo;
 pub(crate) mod exchange;
+pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod publish;
 pub(crate) mod queue;
 pub(crate) mod repair;
+pub(crate) mod restore;
 pub(crate) mod router;
 pub(crate) mod serve;
 pub(crate) mod status;
@@ -37,6 +41,13 @@ impl App {
     /// Connects to the broker these arguments, the environment and the contexts file name.
     pub(crate) async fn client(&self) -> Result<Client, CliError> {
         let target = target::resolve(&self.global, variable)?;
+        connect::connect(&target).await
+    }
+
+    /// The same for another vhost than these say.
+    pub(crate) async fn client_of(&self, vhost: &str) -> Result<Client, CliError> {
+        let mut target = target::resolve(&self.global, variable)?;
+        vhost.clone_into(&mut target.vhost);
         connect::connect(&target).await
     }
 
@@ -79,6 +90,10 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
             logs::start(&log_filter(&app, logs::CLIENT_FILTER), LogFormat::Human)?;
             verify::run(&app, &args)
         }
+        Command::Restore(args) => {
+            logs::start(&log_filter(&app, logs::CLIENT_FILTER), LogFormat::Human)?;
+            restore::run(&app, &args)
+        }
         Command::Repair(args) => {
             logs::start(&log_filter(&app, logs::CLIENT_FILTER), LogFormat::Human)?;
             repair::run(&app, &args)
@@ -113,10 +128,14 @@ async fn online(app: &App, command: Command) -> Result<(), CliError> {
         Command::Publish(args) => publish::run(app, args).await,
         Command::Consume(args) => consume::run(app, args).await,
         Command::Router(command) => router::run(app, command).await,
+        Command::Export(args) => export::run(app, args).await,
+        Command::Import(args) => import::run(app, args).await,
+        Command::Backup(args) => backup::run(app, args).await,
         Command::Serve(_)
         | Command::CompileModule(_)
         | Command::Completions(_)
         | Command::Context(_)
+        | Command::Restore(_)
         | Command::Verify(_)
         | Command::Repair(_) => {
             unreachable!("these run without a connection")

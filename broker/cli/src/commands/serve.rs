@@ -124,9 +124,18 @@ async fn serve(app: &App, config: Config) -> Result<(), CliError> {
         &running.ca_file,
         running.first_start.as_ref(),
     )?;
-    tokio::select! {
-        () = stop.asked() => running.shutdown().await.map_err(start_error),
-        why = running.failed() => Err(stopped(&why)),
+    loop {
+        let why = tokio::select! {
+            () = stop.asked() => return running.shutdown().await.map_err(start_error),
+            why = running.failed() => why,
+        };
+        if !why.is_disk_full() {
+            return Err(stopped(&why));
+        }
+        running = tokio::select! {
+            () = stop.asked() => return Ok(()),
+            reopened = running.reopen() => reopened.map_err(start_error)?,
+        };
     }
 }
 

@@ -88,6 +88,10 @@ async fn request(
             | Request::RouterActivate { .. }
             | Request::RouterRollback(_)
             | Request::RouterLogs { .. }
+            | Request::RouterModule { .. }
+            | Request::BackupBegin
+            | Request::BackupRead { .. }
+            | Request::BackupEnd
     );
     if !slow {
         let connection = session.id;

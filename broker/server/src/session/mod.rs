@@ -20,6 +20,7 @@ use quinn::{Connection, VarInt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::backup::Backups;
 use crate::config::Config;
 use crate::mailbox::{Mail, Mailbox};
 use framing::{FrameReader, FrameWriter, StreamEnd};
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) routes: Arc<ArcSwap<Routes>>,
     pub(crate) host: Arc<Host>,
     pub(crate) store: Store,
+    pub(crate) backups: Backups,
     pub(crate) started: Instant,
     /// True once the broker is going away.
     pub(crate) draining: watch::Receiver<bool>,
@@ -196,6 +198,7 @@ struct Disconnect(Arc<Session>);
 impl Drop for Disconnect {
     fn drop(&mut self) {
         let connection = self.0.id;
+        self.0.shared.backups.end(connection);
         self.0
             .shared
             .mailbox

@@ -35,8 +35,13 @@ const TOP_LEVEL: [&str; 18] = [
 /// Folders that tools fill and git ignores.
 const BUILT: [&str; 4] = ["target", ".git", "node_modules", "__pycache__"];
 
-/// Folders whose files are bytes by nature: golden frames and fuzzing corpora.
-const BYTES_BY_NATURE: [&str; 3] = ["sdk/protocol/tests/golden/", "tests/golden/", "tests/fuzz/"];
+/// Folders whose files are bytes by nature: golden frames, fuzzing corpora and stores of released formats.
+const BYTES_BY_NATURE: [&str; 4] = [
+    "broker/store/tests/fixtures/",
+    "sdk/protocol/tests/golden/",
+    "tests/golden/",
+    "tests/fuzz/",
+];
 
 /// The files of a repository by their path from its top, with `/` between folders.
 #[derive(Default)]

@@ -474,3 +474,43 @@ pub(crate) fn read_chunk(log: &Keyspace, lane: Lane, base: Offset) -> Result<Opt
         None => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_referenced_as_often_as_unsettled_places_name_them() {
+        let chunk = FoundChunk {
+            records: Some(6),
+            there: Vec::new(),
+            named: vec![0..2, 1..4],
+        };
+        let references = chunk.references().unwrap();
+        let runs: Vec<_> = references.runs().collect();
+        assert_eq!(runs, [(1, 1), (1, 2), (2, 1), (2, 0)]);
+        assert_eq!(FoundChunk::default().references(), None);
+    }
+
+    #[test]
+    fn a_run_is_cut_where_records_were_dropped() {
+        let chunk = FoundChunk {
+            records: Some(10),
+            there: vec![0..2, 5..7],
+            named: Vec::new(),
+        };
+        let run = |record, count| Run {
+            lane: Lane::Queues,
+            chunk: Offset(0),
+            record,
+            count,
+        };
+        assert_eq!(
+            chunk.split(&run(1, 6)),
+            [(1..2, true), (2..5, false), (5..7, true)]
+        );
+        assert_eq!(chunk.split(&run(6, 3)), [(6..7, true), (7..9, false)]);
+        assert_eq!(chunk.split(&run(2, 2)), [(2..4, false)]);
+        assert_eq!(FoundChunk::default().split(&run(0, 3)), [(0..3, false)]);
+    }
+}

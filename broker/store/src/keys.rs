@@ -174,6 +174,9 @@ fn join(parts: &[&[u8]]) -> UserKey {
 
 #[cfg(test)]
 mod tests {
+    use pointsman_core::{ExchangeId, RouterId, VhostId};
+    use pointsman_protocol::admin::BindingSpec;
+
     use super::*;
 
     #[test]
@@ -187,6 +190,46 @@ mod tests {
         ];
         assert!(keys.is_sorted());
         assert_eq!(in_queue_parts(&keys[3]), Some((QueueId(2), 256)));
+    }
+
+    /// These bytes are on users' disks. A change of any of them needs a new format.
+    #[test]
+    fn every_key_has_the_bytes_of_format_1() {
+        let queue = QueueId(258);
+        assert_eq!(in_queue(queue, 3).as_ref(), b"\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x03");
+        assert_eq!(progress().as_ref(), b"\0\0\0");
+        assert_eq!(queue_state(queue).as_ref(), b"\0\0\x01\0\0\x01\x02");
+        assert_eq!(
+            live(Lane::Streams, Offset(3)).as_ref(),
+            b"\0\0\x02\x01\0\0\0\0\0\0\0\x03"
+        );
+        assert_eq!(
+            attempts(queue, Position(3)).as_ref(),
+            b"\0\0\x03\0\0\x01\x02\0\0\0\0\0\0\0\x03"
+        );
+        let id = [&[0, 0, 4], 3u128.to_be_bytes().as_slice()].concat();
+        assert_eq!(identity(PublisherIdentity(3)).as_ref(), id);
+        assert_eq!(gone(queue).as_ref(), b"\0\0\x05\0\0\x01\x02");
+        assert_eq!(
+            module(&Digest([7; 32])).as_ref(),
+            [&[0, 0, 1], [7; 32].as_slice()].concat()
+        );
+        let key = |key| definition(&key).unwrap().to_vec();
+        assert_eq!(key(DefinitionKey::Vhost(VhostId(1))), b"\0\0\0\0\x01");
+        assert_eq!(key(DefinitionKey::User("u".to_owned())), b"\0\0\0\x01\x01u");
+        assert_eq!(key(DefinitionKey::Exchange(ExchangeId(1))), b"\0\0\0\x02\x01");
+        assert_eq!(key(DefinitionKey::Queue(QueueId(300))), b"\0\0\0\x03\xac\x02");
+        let binding = BindingSpec::to_queue("x", "q", "k").argument("a", 3);
+        assert_eq!(
+            key(DefinitionKey::Binding(VhostId(1), binding)),
+            b"\0\0\0\x04\x01\x01x\0\x01q\x01k\x01\x01a\x01\x06"
+        );
+        assert_eq!(key(DefinitionKey::Router(RouterId(1))), b"\0\0\0\x05\x01");
+        assert_eq!(
+            key(DefinitionKey::RouterVersion(RouterId(1), 2)),
+            b"\0\0\0\x06\x01\x02"
+        );
+        assert_eq!(key(DefinitionKey::Ids), b"\0\0\0\x07");
     }
 
     #[test]

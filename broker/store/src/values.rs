@@ -363,8 +363,11 @@ impl Fields<'_> {
 
 #[cfg(test)]
 mod tests {
-    use pointsman_core::commit::Run;
-    use pointsman_core::{ChunkBuilder, ExchangeId};
+    use pointsman_core::catalog::{Definition, Digest, NextIds, UserVerifier, VersionSpec};
+    use pointsman_core::commit::{IdentityState, Run};
+    use pointsman_core::{ChunkBuilder, ExchangeId, QueueId, VhostId};
+    use pointsman_protocol::admin::{ExchangeKind, ExchangeSpec, Interface};
+    use pointsman_protocol::publish::Outcome;
 
     use super::*;
 
@@ -440,6 +443,92 @@ mod tests {
             len: 256,
             kept: 130,
         }
+    }
+
+    #[test]
+    fn every_definition_has_the_bytes_of_format_1() {
+        let vhost = VhostId(1);
+        let mut exchange = ExchangeSpec::new("x", ExchangeKind::Router);
+        exchange.router = Some("r".to_owned());
+        let version = VersionSpec {
+            digest: Digest([7; 32]),
+            size: 300,
+            interface: Interface::Core,
+            config: vec![9],
+            loaded_at: 1,
+        };
+        let verifier = UserVerifier {
+            scheme: 1,
+            salt: [2; 16],
+            hash: [3; 32],
+        };
+        let ids = NextIds {
+            vhost: 1,
+            exchange: 2,
+            queue: 3,
+            router: 4,
+        };
+        let router = Definition::Router {
+            vhost,
+            name: "r".to_owned(),
+            active: Some(2),
+            previous: None,
+            next_version: 3,
+        };
+        let exchange = Definition::Exchange {
+            vhost,
+            spec: exchange,
+            quarantine: Some(QueueId(300)),
+        };
+        let expected: [(Definition, Vec<u8>); 8] = [
+            (Definition::Vhost("v".to_owned()), b"\x01\0\x01v".to_vec()),
+            (
+                Definition::User(verifier),
+                [&[1, 1, 1], [2; 16].as_slice(), &[3; 32]].concat(),
+            ),
+            (
+                exchange,
+                b"\x01\x02\x01\x01x\x05\x01\0\0\x01\x01r\x01\xac\x02".to_vec(),
+            ),
+            (
+                Definition::durable_queue(vhost, "q"),
+                b"\x01\x03\x01\x01q\x01\0\0".to_vec(),
+            ),
+            (Definition::Binding, b"\x01\x04".to_vec()),
+            (router, b"\x01\x05\x01\x01r\x01\x02\0\x03".to_vec()),
+            (
+                Definition::RouterVersion(version),
+                [&[1, 6], [7; 32].as_slice(), &[0xac, 2, 2, 1, 9, 1]].concat(),
+            ),
+            (Definition::Ids(ids), b"\x01\x07\x01\x02\x03\x04".to_vec()),
+        ];
+        for (definition, bytes) in expected {
+            let value = postcard(&definition, &mut Vec::new()).unwrap();
+            assert_eq!(value.as_ref(), bytes, "{definition:?}");
+            assert_eq!(read_postcard(&value), Some(definition));
+        }
+    }
+
+    #[test]
+    fn bitmaps_and_identities_have_the_bytes_of_format_1() {
+        let settled: roaring::RoaringBitmap = [3, 5].into_iter().collect();
+        // RoaringFormatSpec: cookie without runs, one container; its key and number of values less one; where its
+        // values begin; the values. All little-endian.
+        assert_eq!(
+            bitmap(&settled, &mut Vec::new()).unwrap().as_ref(),
+            [
+                1, 0x3a, 0x30, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 16, 0, 0, 0, 3, 0, 5, 0
+            ]
+        );
+        let identity = IdentityState {
+            last_sequence: 300,
+            at: 1,
+            exceptions: vec![(7, Outcome::Unroutable)],
+        };
+        assert_eq!(
+            postcard(&identity, &mut Vec::new()).unwrap().as_ref(),
+            [1, 0xac, 2, 1, 1, 7, 1]
+        );
     }
 
     fn entry() -> IndexEntry {

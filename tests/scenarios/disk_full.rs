@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pointsman_sdk::{Message, QueueSpec};
+use pointsman_sdk::{Message, Notice, QueueSpec};
+use pointsman_tests::raw::RawClient;
 use pointsman_tests::{Broker, Settings};
 
-use crate::{eventually, publish, routed, soon, take, take_all};
+use crate::{eventually, publish, routed, soon, take};
 
 /// A small disk of its own; unmounted when this is dropped.
 struct Disk(PathBuf);
@@ -100,9 +101,8 @@ async fn on_disk_full_nothing_confirmed_is_lost_and_publishing_resumes_when_spac
     eventually(async || tried.iter().any(|what| broker.log().contains(what))).await;
     assert!(broker.is_running());
     disk.make_room();
-    // The publisher sends it again by itself; it may be told meanwhile that publishes are blocked.
-    let outcome = soon(waiting).await;
-    assert!(outcome.is_ok(), "{outcome:?}");
+    // The publisher sends it again by itself.
+    assert_eq!(soon(waiting).await.unwrap(), routed(1));
     eventually(async || publish(&client, "", "q", "after").await == routed(1)).await;
     assert_eq!(broker.pid(), pid, "the same process");
     let kept = client.queue("q").await.unwrap().ready as usize;
@@ -114,7 +114,7 @@ async fn on_disk_full_nothing_confirmed_is_lost_and_publishing_resumes_when_spac
 }
 
 #[tokio::test]
-async fn on_a_disk_that_is_nearly_full_publishes_are_refused_and_consumers_drain() {
+async fn on_a_disk_that_is_nearly_full_publishers_are_told_and_wait_and_consumers_drain() {
     let Some(disk) = Disk::mount(192) else { return };
     let broker = broker_on(&disk.data_dir());
     let client = broker.client().await;
@@ -122,13 +122,22 @@ async fn on_a_disk_that_is_nearly_full_publishes_are_refused_and_consumers_drain
     for n in 0..20 {
         publish(&client, "", "q", n.to_string()).await;
     }
+    let mut notices = client.notices();
     let nearly_all = disk.free() - 6 * 1024 * 1024;
     fs::write(disk.ballast(), vec![1; nearly_all]).unwrap();
-    eventually(async || client.status().await.unwrap().blocked.is_some()).await;
-    let outcome = publish(&client, "", "q", "no").await;
-    assert_ne!(outcome, routed(1));
-    assert_eq!(take_all(&client, "q").await.len(), 20);
+    assert!(matches!(soon(notices.recv()).await, Some(Notice::Blocked { .. })));
+    assert!(client.status().await.unwrap().blocked.is_some());
+    let publisher = client.publisher("").await.unwrap();
+    let waiting = publisher.publish(Message::new("waits").key("q")).await.unwrap();
+    // Consumers on the same connection go on, and nothing new comes to them.
+    assert_eq!(take(&client, "q", 20).await.len(), 20);
+    assert_eq!(client.status().await.unwrap().published, 20);
+    // Who comes now is told as well.
+    let mut late = RawClient::authenticated(&broker).await;
+    let told: Notice = late.control.frame().await.decode().unwrap();
+    assert!(matches!(told, Notice::Blocked { .. }), "{told:?}");
     disk.make_room();
-    eventually(async || client.status().await.unwrap().blocked.is_none()).await;
-    assert_eq!(publish(&client, "", "q", "yes").await, routed(1));
+    assert_eq!(soon(waiting).await.unwrap(), routed(1));
+    assert!(client.status().await.unwrap().blocked.is_none());
+    assert_eq!(take(&client, "q", 1).await, ["waits"]);
 }

@@ -39,8 +39,6 @@ pub struct Broker {
     pub(crate) queues: BTreeMap<QueueId, Queue>,
     pub(crate) log: Log,
     pub(crate) bounds: Bounds,
-    /// Why publishes are refused, when they are.
-    pub(crate) blocked: Option<String>,
     /// Queues that want a turn, in the order they came to want it.
     listed: Vec<QueueId>,
     /// Settled runs on their way from a consumer to its queue; empty between inputs.
@@ -90,8 +88,6 @@ pub struct Totals {
     pub memory_bytes: u64,
     /// Bytes of durable chunks kept for delivery.
     pub cache_bytes: u64,
-    /// Why publishes are refused, when they are.
-    pub blocked: Option<String>,
 }
 
 impl Default for Broker {
@@ -116,7 +112,6 @@ impl Broker {
             queues: BTreeMap::new(),
             log: Log::new(Offset(0), bounds.cache_bytes, bounds.memory_bytes),
             bounds,
-            blocked: None,
             listed: Vec::new(),
             taken: Vec::new(),
             published: 0,
@@ -205,7 +200,6 @@ impl Broker {
                     self.list(queue);
                 }
             }
-            Input::SetBlocked(reason) => self.blocked = reason,
         }
     }
 
@@ -322,7 +316,6 @@ impl Broker {
         totals.delivered = self.delivered;
         totals.memory_bytes = self.log.memory_bytes() as u64;
         totals.cache_bytes = self.log.cache_bytes() as u64;
-        totals.blocked.clone_from(&self.blocked);
         totals
     }
 }

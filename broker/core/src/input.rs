@@ -135,8 +135,6 @@ pub enum Input {
         /// it in [`crate::Totals::missing`].
         chunk: Option<Arc<Chunk>>,
     },
-    /// The store is low on space or has room again.
-    SetBlocked(Option<String>),
 }
 
 /// A message with its route. Plain data: nothing about it is decided any more.

@@ -84,9 +84,6 @@ impl Broker {
         now: u64,
         commit: &mut Commit,
     ) -> Outcome {
-        if let Some(reason) = &self.blocked {
-            return Outcome::Refused(ErrorBody::new(ErrorCode::Blocked, reason.clone()));
-        }
         match message.verdict {
             Verdict::Reject(reason) => return Outcome::Rejected { reason },
             Verdict::Refuse(error) => return Outcome::Refused(error),

@@ -121,7 +121,7 @@ async fn status(shared: &Shared) -> Result<Status, ErrorBody> {
         published: totals.published,
         delivered: totals.delivered,
         commits: figures.commits,
-        blocked: totals.blocked,
+        blocked: shared.blocked.borrow().clone(),
         store,
     })
 }

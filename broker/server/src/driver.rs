@@ -6,12 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use pointsman_core::{Broker, Commit, ConnectionId, ConsumerId, Effect, Input, PublisherId, Totals};
-use pointsman_protocol::session::Notice;
 use pointsman_router_host::{Host, Routes};
 use pointsman_store::{Committer, Reader, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::mailbox::{ConsumerEvent, ControlEvent, Delivery, Inbox, Mail, PublisherEvent};
+use crate::mailbox::{Answer, ConsumerEvent, Delivery, Inbox, Mail, PublisherEvent};
 
 /// Commits that may be on their way to the disk. While one is synced and one waits, mail collects, so the next
 /// commit is larger: the slower the disk, the larger the groups.
@@ -28,7 +27,7 @@ pub(crate) struct Driver {
     reader: Reader,
     host: Arc<Host>,
     routes: Arc<ArcSwap<Routes>>,
-    connections: HashMap<ConnectionId, mpsc::UnboundedSender<ControlEvent>>,
+    connections: HashMap<ConnectionId, mpsc::UnboundedSender<Answer>>,
     publishers: HashMap<PublisherId, mpsc::UnboundedSender<PublisherEvent>>,
     consumers: HashMap<ConsumerId, mpsc::UnboundedSender<ConsumerEvent>>,
     /// Mail that came while enough commits were in flight.
@@ -186,17 +185,6 @@ impl Driver {
                     Input::CloseConsumer { consumer } => {
                         self.consumers.remove(consumer);
                     }
-                    Input::SetBlocked(reason) => {
-                        let notice = match reason {
-                            Some(reason) => Notice::Blocked {
-                                reason: reason.clone(),
-                            },
-                            None => Notice::Unblocked,
-                        };
-                        for &connection in self.connections.keys() {
-                            self.tell_connection(connection, ControlEvent::Notice(notice.clone()));
-                        }
-                    }
                     _ => {}
                 }
                 input
@@ -307,7 +295,7 @@ impl Driver {
                 id,
                 reply,
             } => {
-                self.tell_connection(connection, ControlEvent::Reply { id, reply });
+                self.answer(connection, Answer { id, reply });
             }
             Effect::PublisherOpened {
                 publisher,
@@ -373,9 +361,9 @@ impl Driver {
         }
     }
 
-    fn tell_connection(&self, connection: ConnectionId, event: ControlEvent) {
+    fn answer(&self, connection: ConnectionId, answer: Answer) {
         if let Some(sink) = self.connections.get(&connection) {
-            let _ = sink.send(event);
+            let _ = sink.send(answer);
         }
     }
 

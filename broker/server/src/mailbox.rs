@@ -7,7 +7,6 @@ use pointsman_core::{Chunk, ConnectionId, ConsumerId, DeliveryTag, Input, Publis
 use pointsman_protocol::ErrorBody;
 use pointsman_protocol::admin::Reply;
 use pointsman_protocol::publish::Outcome;
-use pointsman_protocol::session::Notice;
 use pointsman_store::StoreError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -22,11 +21,11 @@ const PUBLISH_ROOM_KIB: u32 = 256 * 1024;
 pub(crate) enum Mail {
     /// For the core, with nobody to answer but those who are known already.
     Input(Input),
-    /// A connection authenticated; its replies and notices go to `sink`.
+    /// A connection authenticated; its replies go to `sink`.
     Connected {
         connection: ConnectionId,
         vhost: String,
-        sink: mpsc::UnboundedSender<ControlEvent>,
+        sink: mpsc::UnboundedSender<Answer>,
     },
     /// A publisher's stream opened.
     OpenPublisher {
@@ -61,13 +60,12 @@ pub(crate) enum Mail {
     Stop,
 }
 
-/// What the driver tells a connection's control stream.
+/// The answer to a request, for a connection's control stream.
 #[derive(Debug)]
-pub(crate) enum ControlEvent {
-    /// The answer to a request.
-    Reply { id: u64, reply: Reply },
-    /// Something unasked.
-    Notice(Notice),
+pub(crate) struct Answer {
+    /// The request's number.
+    pub(crate) id: u64,
+    pub(crate) reply: Reply,
 }
 
 /// What the driver tells a publisher's stream.

@@ -4,10 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_core::Input;
-
 use crate::config::Config;
-use crate::mailbox::Mail;
 use crate::session::{Shared, going_away};
 
 /// How often the free space is looked at. A disk that fills faster than the watermark in this time fails a write
@@ -21,7 +18,8 @@ pub(crate) fn blocked_from_start(config: &Config) -> Option<String> {
 }
 
 /// Watches the free space of the data folder's disk until the broker drains.
-pub(crate) async fn watch(shared: Arc<Shared>, mut blocked: bool) {
+pub(crate) async fn watch(shared: Arc<Shared>) {
+    let mut blocked = shared.blocked.borrow().is_some();
     let mut draining = shared.draining.clone();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -43,7 +41,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, mut blocked: bool) {
             Some(reason) => tracing::error!(reason, "publishes are blocked"),
             None => tracing::info!(free, "publishes are taken again"),
         }
-        shared.mailbox.send_now(Mail::Input(Input::SetBlocked(reason)));
+        shared.blocked.send_replace(reason);
     }
 }
 

@@ -192,10 +192,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 
     let (mailbox, inbox) = mailbox();
     let blocked = space::blocked_from_start(&config);
-    let is_blocked = blocked.is_some();
-    if let Some(reason) = blocked {
+    if let Some(reason) = &blocked {
         tracing::error!(reason, "publishes are blocked");
-        mailbox.send_now(Mail::Input(Input::SetBlocked(Some(reason))));
     }
     let ended = drive(
         (broker, effects),
@@ -221,10 +219,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         backups: Backups::default(),
         started: Instant::now(),
         draining,
+        blocked: watch::Sender::new(blocked),
         _held: held,
         next_id: AtomicU64::new(1),
     });
-    tokio::spawn(space::watch(shared.clone(), is_blocked));
+    tokio::spawn(space::watch(shared.clone()));
     tokio::spawn(listen::accept(endpoint.clone(), shared));
     let ca_file = data_dir.join(tls::CA_FILE);
     Ok(Running {

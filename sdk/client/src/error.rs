@@ -99,10 +99,7 @@ impl Error {
             Error::Connect { .. } | Error::Disconnected { .. } | Error::Timeout { .. } => true,
             Error::Refused(body) => matches!(
                 body.code,
-                ErrorCode::ShuttingDown
-                    | ErrorCode::ResourceLocked
-                    | ErrorCode::Blocked
-                    | ErrorCode::LimitReached
+                ErrorCode::ShuttingDown | ErrorCode::ResourceLocked | ErrorCode::LimitReached
             ),
             _ => false,
         }

@@ -42,8 +42,6 @@ pub enum ErrorCode {
     LimitReached,
     /// 401: the body is larger than the configured maximum.
     MessageTooLarge,
-    /// 402: the broker is low on memory or disk and takes no more publishes for now.
-    Blocked,
     /// 500: the module could not be compiled or does not fit the contract.
     ModuleInvalid,
     /// 501: the module's `configure` refused.
@@ -87,7 +85,7 @@ codes! {
     AuthenticationFailed = 200, AccessRefused = 201,
     NotFound = 300, PreconditionFailed = 301, InvalidArgument = 302, ResourceLocked = 303, InUse = 304,
     NotImplemented = 305,
-    LimitReached = 400, MessageTooLarge = 401, Blocked = 402,
+    LimitReached = 400, MessageTooLarge = 401,
     ModuleInvalid = 500, ModuleConfigRefused = 501, ModuleFailed = 502,
     ShuttingDown = 600, StoreFailed = 601, Internal = 602,
 }

@@ -385,7 +385,6 @@ fn error_codes() {
         (305, "NotImplemented"),
         (400, "LimitReached"),
         (401, "MessageTooLarge"),
-        (402, "Blocked"),
         (500, "ModuleInvalid"),
         (501, "ModuleConfigRefused"),
         (502, "ModuleFailed"),

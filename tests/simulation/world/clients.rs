@@ -381,12 +381,6 @@ impl World {
             assert_eq!(info.published, model.entries.len() as u64);
         }
     }
-
-    pub(super) fn toggle_blocked(&mut self) {
-        self.blocked = !self.blocked && self.rng.bool();
-        let reason = self.blocked.then(|| "the disk is full".to_owned());
-        self.handle(Input::SetBlocked(reason));
-    }
 }
 
 fn new_message(rng: &mut fastrand::Rng) -> Message {

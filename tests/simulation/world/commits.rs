@@ -245,7 +245,6 @@ impl World {
         self.clients.clear();
         self.purges.clear();
         self.last_first.clear();
-        self.blocked = false;
         for publisher in &mut self.publishers {
             publisher.stream = None;
         }

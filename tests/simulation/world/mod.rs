@@ -49,7 +49,6 @@ pub(crate) struct World {
     seen: BTreeSet<(QueueId, Uid)>,
     /// The last sequence number of a publisher that came for the first time, per queue.
     last_first: BTreeMap<(QueueId, u8), u64>,
-    blocked: bool,
     last_id: u64,
     hash: DefaultHasher,
     pub(crate) figures: Figures,
@@ -130,7 +129,6 @@ impl World {
             confirmed: BTreeSet::new(),
             seen: BTreeSet::new(),
             last_first: BTreeMap::new(),
-            blocked: false,
             last_id: 0,
             hash: DefaultHasher::new(),
             figures: Figures::default(),
@@ -166,8 +164,7 @@ impl World {
             92..94 => self.close_consumer(),
             94 => self.purge(),
             95 => self.delete_or_declare(),
-            96 => self.check_list(),
-            97 => self.toggle_blocked(),
+            96..98 => self.check_list(),
             98 => self.misbehave(),
             _ if self.rng.u32(0..4) == 0 => self.crash(),
             _ => {}

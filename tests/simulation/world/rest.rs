@@ -8,7 +8,6 @@ use crate::model::State;
 
 impl World {
     pub(super) fn come_to_rest(&mut self) {
-        self.handle(Input::SetBlocked(None));
         for _ in 0..20_000 {
             self.finish();
             while !self.pending.is_empty() {

@@ -199,15 +199,3 @@ fn the_verdict_of_the_route_becomes_the_outcome() {
     assert_eq!(confirms(&commit), outcomes);
     assert_eq!(bench.broker.totals().ready, 1);
 }
-
-#[test]
-fn while_publishes_are_blocked_they_are_refused_with_the_reason() {
-    let (mut bench, queue) = bench();
-    bench.turn([Input::SetBlocked(Some("the disk is full".into()))]);
-    let commit = bench.turn([publish(1, vec![message(1, "a", &[queue])])]);
-    let error = ErrorBody::new(ErrorCode::Blocked, "the disk is full");
-    assert_eq!(confirms(&commit), [(1, 1, Outcome::Refused(error))]);
-    bench.turn([Input::SetBlocked(None)]);
-    let commit = bench.turn([publish(1, vec![message(2, "a", &[queue])])]);
-    assert_eq!(confirms(&commit), [(2, 1, ROUTED)]);
-}

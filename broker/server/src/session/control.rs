@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::framing::{FrameReader, FrameWriter, StreamEnd};
 use super::{Session, going_away, shutting_down, unexpected};
 use crate::admin;
-use crate::mailbox::{ControlEvent, Mail};
+use crate::mailbox::{Answer, Mail};
 
 /// Runs the control stream until the client or the broker ends the connection. `drained` says that the other streams of
 /// a connection that is going away have ended; the client has the notice before this returns.
@@ -20,18 +20,28 @@ pub(super) async fn run(
     session: Arc<Session>,
     mut reader: FrameReader,
     mut writer: FrameWriter,
-    sink: mpsc::UnboundedSender<ControlEvent>,
-    mut events: mpsc::UnboundedReceiver<ControlEvent>,
+    sink: mpsc::UnboundedSender<Answer>,
+    mut answers: mpsc::UnboundedReceiver<Answer>,
     mut drained: oneshot::Receiver<()>,
 ) -> StreamEnd {
     let mut draining = session.shared.draining.clone();
     let mut told = false;
+    let mut blocked = session.shared.blocked.subscribe();
+    // A connection that comes while publishes are blocked is told as well.
+    if blocked.borrow().is_some() {
+        blocked.mark_changed();
+    }
     let mut unanswered = 0;
     loop {
         let step = tokio::select! {
-            Some(event) = events.recv() => {
-                unanswered -= usize::from(matches!(event, ControlEvent::Reply { .. }));
-                write(&mut writer, &session, event).await
+            Some(answer) = answers.recv() => {
+                unanswered -= 1;
+                reply(&mut writer, &session, answer).await
+            }
+            Ok(()) = blocked.changed() => {
+                let reason = blocked.borrow_and_update().clone();
+                let changed = reason.map_or(Notice::Unblocked, |reason| Notice::Blocked { reason });
+                notice(&mut writer, &changed).await
             }
             // A client that asks more than it reads waits here.
             filled = reader.fill(), if unanswered < REQUESTS_MAX => match filled {
@@ -41,7 +51,7 @@ pub(super) async fn run(
             _ = going_away(&mut draining), if !told => {
                 told = true;
                 let reason = "the broker is shutting down".to_owned();
-                write(&mut writer, &session, ControlEvent::Notice(Notice::GoAway { reason })).await
+                notice(&mut writer, &Notice::GoAway { reason }).await
             }
             _ = &mut drained, if told => {
                 writer.finish();
@@ -58,7 +68,7 @@ pub(super) async fn run(
 async fn take_requests(
     session: &Arc<Session>,
     reader: &mut FrameReader,
-    sink: &mpsc::UnboundedSender<ControlEvent>,
+    sink: &mpsc::UnboundedSender<Answer>,
     unanswered: &mut usize,
 ) -> Result<(), StreamEnd> {
     while let Some(frame) = reader.next()? {
@@ -75,7 +85,7 @@ async fn take_requests(
 async fn request(
     session: &Arc<Session>,
     frame: Frame,
-    sink: &mpsc::UnboundedSender<ControlEvent>,
+    sink: &mpsc::UnboundedSender<Answer>,
 ) -> Result<(), StreamEnd> {
     let id = frame.header.id;
     let request: Request = frame.decode()?;
@@ -111,21 +121,22 @@ async fn request(
         };
         if let Some(reply) = admin::answer(&session.shared, asker, request, body).await {
             // A connection that is gone needs no reply.
-            let _ = sink.send(ControlEvent::Reply { id, reply });
+            let _ = sink.send(Answer { id, reply });
         }
     });
     Ok(())
 }
 
-async fn write(writer: &mut FrameWriter, session: &Session, event: ControlEvent) -> Result<(), StreamEnd> {
-    match event {
-        ControlEvent::Reply { id, mut reply } => {
-            if let Reply::Routers(routers) = &mut reply {
-                admin::fill_counters(&session.shared, &session.vhost, routers);
-            }
-            reply.put(writer.buffer(), id);
-        }
-        ControlEvent::Notice(notice) => writer.put(Kind::Notice, 0, &notice),
+async fn reply(writer: &mut FrameWriter, session: &Session, answer: Answer) -> Result<(), StreamEnd> {
+    let Answer { id, mut reply } = answer;
+    if let Reply::Routers(routers) = &mut reply {
+        admin::fill_counters(&session.shared, &session.vhost, routers);
     }
+    reply.put(writer.buffer(), id);
+    writer.flush().await
+}
+
+async fn notice(writer: &mut FrameWriter, notice: &Notice) -> Result<(), StreamEnd> {
+    writer.put(Kind::Notice, 0, notice);
     writer.flush().await
 }

@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     /// True once the broker is going away.
     pub(crate) draining: watch::Receiver<bool>,
+    /// Why no publishes are taken, when they are not. Publishers' streams are not read then.
+    pub(crate) blocked: watch::Sender<Option<String>>,
     /// The broker has drained when all who hold this are gone.
     pub(crate) _held: mpsc::Sender<()>,
     /// The next number of a connection, publisher or consumer.

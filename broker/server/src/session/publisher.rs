@@ -128,8 +128,10 @@ fn find(routes: &Arc<Routes>, vhost: &str, exchange: &str) -> Result<Entry, Erro
 impl Publisher<'_> {
     async fn serve(&mut self, writer: &mut FrameWriter) -> Result<(), StreamEnd> {
         let mut draining = self.session.shared.draining.clone();
+        let mut blocked = self.session.shared.blocked.subscribe();
         let mut finished = false;
         loop {
+            let is_blocked = blocked.borrow_and_update().is_some();
             if finished && self.unconfirmed.batches.is_empty() {
                 return Ok(());
             }
@@ -138,11 +140,13 @@ impl Publisher<'_> {
                     let event = event.ok_or_else(shutting_down)?;
                     self.confirm(event, writer).await?;
                 }
-                filled = self.reader.fill(), if !finished && !self.unconfirmed.is_full() => match filled {
+                // While this does not read, the client waits: that is the back-pressure.
+                filled = self.reader.fill(), if !finished && !is_blocked && !self.unconfirmed.is_full() => match filled {
                     Ok(()) => self.publish().await?,
                     Err(StreamEnd::Finished) => finished = true,
                     Err(end) => return Err(end),
                 },
+                Ok(()) = blocked.changed() => {}
                 // What is on its way is still confirmed; nothing new is taken.
                 _ = going_away(&mut draining), if !finished => finished = true,
             }

@@ -1,7 +1,7 @@
 //! What is durable is there after a crash, what is transient is not.
 
-use pointsman_sdk::{BindingSpec, ExchangeSpec, Message, QueueSpec};
-use pointsman_tests::Broker;
+use pointsman_sdk::{BindingSpec, ExchangeSpec, Fsync, Message, QueueSpec};
+use pointsman_tests::{Broker, cli};
 
 use crate::{publish, receive, routed, send, soon, take, take_all, text};
 
@@ -157,4 +157,36 @@ async fn a_long_queue_comes_back_in_order() {
     assert_eq!(client.queue("q").await.unwrap().ready, COUNT as u64);
     let expected: Vec<_> = (0..COUNT).map(|n| n.to_string()).collect();
     assert!(take(&client, "q", COUNT).await == expected, "the order changed");
+}
+
+#[tokio::test]
+async fn a_queue_that_promises_less_waits_for_no_sync_and_says_so() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    client
+        .declare_queue(QueueSpec::new("fast").fsync(Fsync::Never))
+        .await
+        .unwrap();
+    client.declare_queue(QueueSpec::new("safe")).await.unwrap();
+    let syncs = || {
+        cli::json(&broker, &["status"])["store"]["syncs"]
+            .as_u64()
+            .unwrap()
+    };
+    let before = syncs();
+    for n in 0..20 {
+        assert_eq!(publish(&client, "", "fast", n.to_string()).await, routed(1));
+    }
+    assert_eq!(syncs(), before);
+    assert_eq!(publish(&client, "", "safe", "m").await, routed(1));
+    assert!(syncs() > before);
+    let shown = |queue| cli::json(&broker, &["queue", "show", queue])["fsync"].clone();
+    assert_eq!((shown("fast"), shown("safe")), ("never".into(), "always".into()));
+    let error = cli::fails(&broker, &["queue", "declare", "fast"]);
+    assert!(error.contains("fsync"), "{error}");
+    // A crash of the broker alone takes nothing: the system has what was written.
+    broker.kill9();
+    broker.restart();
+    assert_eq!(broker.client().await.queue("fast").await.unwrap().ready, 20);
+    assert_eq!(cli::json(&broker, &["queue", "show", "fast"])["fsync"], "never");
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use pointsman_protocol::ParseFsyncError;
 use pointsman_protocol::admin::{Argument, BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueSpec};
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,9 @@ pub(crate) struct Queue {
     pub(crate) durable: bool,
     #[serde(default)]
     pub(crate) auto_delete: bool,
+    /// As `queue declare --fsync` takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fsync: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -162,17 +166,20 @@ impl From<QueueSpec> for Queue {
             name: spec.name,
             durable: spec.durable,
             auto_delete: spec.auto_delete,
+            fsync: spec.fsync.map(|fsync| fsync.to_string()),
         }
     }
 }
 
-impl From<&Queue> for QueueSpec {
-    fn from(queue: &Queue) -> QueueSpec {
-        QueueSpec {
-            durable: queue.durable,
-            auto_delete: queue.auto_delete,
-            ..QueueSpec::new(queue.name.clone())
-        }
+impl Queue {
+    pub(crate) fn spec(&self) -> Result<QueueSpec, String> {
+        let fsync = self.fsync.as_deref().map(str::parse).transpose();
+        Ok(QueueSpec {
+            durable: self.durable,
+            auto_delete: self.auto_delete,
+            fsync: fsync.map_err(|error: ParseFsyncError| error.to_string())?,
+            ..QueueSpec::new(self.name.clone())
+        })
     }
 }
 
@@ -269,6 +276,8 @@ pub(crate) fn bytes(base64: &str) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
+    use pointsman_protocol::Fsync;
+
     use super::*;
 
     fn definitions() -> Definitions {
@@ -286,7 +295,7 @@ mod tests {
                 config: String::new(),
                 module: values::base64(b"\0asm"),
             }],
-            queues: vec![QueueSpec::new("large").into()],
+            queues: vec![QueueSpec::new("large").fsync(Fsync::Interval(5)).into()],
             exchanges: vec![ExchangeSpec::new("orders", ExchangeKind::ConsistentHash).into()],
             bindings: vec![binding.into()],
         }])
@@ -301,6 +310,7 @@ mod tests {
             let [vhost] = read.vhosts.as_slice() else {
                 panic!("one vhost")
             };
+            assert_eq!(vhost.queues[0].spec().unwrap().fsync, Some(Fsync::Interval(5)));
             let binding = vhost.bindings[0].spec().unwrap();
             assert_eq!(binding.arguments[0].1, Argument::Bytes(vec![0, 255]));
             assert_eq!(

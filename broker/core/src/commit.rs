@@ -1,6 +1,7 @@
 //! What the core answers: records to make durable, and effects to release once they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pointsman_protocol::ErrorBody;
@@ -22,9 +23,24 @@ pub struct Commit {
     pub records: Vec<Record>,
     /// What may then be seen.
     pub effects: Vec<Effect>,
-    /// Whether an effect promises that the records survive power loss. Records of acknowledgements alone do not:
-    /// they are written but not synced, and at worst a message is redelivered.
-    pub sync: bool,
+    /// How long after they are written the records must be synced, as the strongest promise of an effect says: with
+    /// zero, the effects wait for it. Acknowledgements promise nothing: at worst a message is redelivered.
+    pub sync: Option<Duration>,
+}
+
+impl Commit {
+    /// Makes the promise no weaker than this.
+    pub(crate) fn sync_within(&mut self, within: Option<Duration>) {
+        self.sync = strongest(self.sync, within);
+    }
+}
+
+/// The sync that comes sooner of two; `None` is no sync.
+pub(crate) fn strongest(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// One durable change. Applying a record twice leaves what applying it once does, but for [`Record::Release`], which

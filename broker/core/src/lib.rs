@@ -30,6 +30,7 @@ pub use commit::{Commit, Effect, Record, Restored};
 pub use ids::*;
 pub use input::Input;
 pub use limits::Bounds;
+pub use pointsman_protocol::{Fsync, ParseFsyncError};
 pub use references::References;
 pub use restore::RestoreError;
 pub use topology::Topology;

@@ -1,5 +1,7 @@
 //! Every bound of the broker, with its unit. Each is enforced with an error that names it.
 
+use pointsman_protocol::Fsync;
+
 /// Most vhosts.
 pub const VHOSTS_MAX: usize = 1_000;
 /// Most exchanges over all vhosts.
@@ -60,6 +62,8 @@ pub struct Bounds {
     pub deliveries_per_turn: usize,
     /// As [`PURGE_RUNS_PER_TURN`].
     pub purge_runs_per_turn: usize,
+    /// What a confirm promises of queues that have no setting of their own.
+    pub fsync: Fsync,
 }
 
 impl Default for Bounds {
@@ -70,6 +74,7 @@ impl Default for Bounds {
             memory_bytes: MEMORY_LANE_BYTES,
             deliveries_per_turn: DELIVERIES_PER_TURN,
             purge_runs_per_turn: PURGE_RUNS_PER_TURN,
+            fsync: Fsync::Always,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Publishes: recognised when they come again, put into the log once a lane, and into each queue as a place.
 
+use std::time::Duration;
+
 use pointsman_protocol::publish::Outcome;
 use pointsman_protocol::{ErrorBody, ErrorCode};
 use smallvec::SmallVec;
 
 use crate::broker::Broker;
-use crate::commit::Commit;
+use crate::commit::{Commit, strongest};
 use crate::ids::{ConnectionId, Lane, PublisherId, PublisherIdentity, QueueId};
 use crate::input::{MessageCopy, Publish, Verdict};
 
@@ -14,6 +16,8 @@ use crate::input::{MessageCopy, Publish, Verdict};
 struct Lanes {
     durable: SmallVec<[QueueId; 4]>,
     transient: SmallVec<[QueueId; 4]>,
+    /// The strongest promise of the durable ones.
+    sync: Option<Duration>,
 }
 
 impl Broker {
@@ -126,7 +130,9 @@ impl Broker {
             if !to.durable.is_empty() {
                 self.place_copy(Lane::Queues, copy, &to.durable, now, commit);
                 self.publishers.mark(identity);
-                commit.sync |= copy.persistent;
+                if copy.persistent {
+                    commit.sync_within(to.sync);
+                }
             }
         }
         Ok(count_distinct(&lanes))
@@ -138,7 +144,10 @@ impl Broker {
         for &id in &copy.queues {
             match self.queues.get(&id) {
                 Some(queue) if queue.is_gone() => {}
-                Some(queue) if queue.durable() => lanes.durable.push(id),
+                Some(queue) if queue.durable() => {
+                    lanes.durable.push(id);
+                    lanes.sync = strongest(lanes.sync, queue.sync);
+                }
                 Some(_) => lanes.transient.push(id),
                 None => {}
             }

@@ -167,9 +167,10 @@ impl Broker {
                 self.check_vhost(vhost, &name)?;
                 unique(self.definitions.queue(vhost, &spec.name).is_some(), name)?;
                 let durable = is_durable(&spec);
+                let mut queue = Queue::new(id, durable, self.bounds.page_runs);
+                queue.sync = self.fsync_of(&spec).within();
                 self.definitions.insert_queue(id, vhost, spec);
-                self.queues
-                    .insert(id, Queue::new(id, durable, self.bounds.page_runs));
+                self.queues.insert(id, queue);
             }
             (
                 DefinitionKey::Exchange(id),
@@ -279,10 +280,16 @@ impl Broker {
             let page_runs = self.bounds.page_runs;
             let mut queue = Queue::restore(id, state, &blocks, attempts, page_runs)
                 .map_err(|problem| RestoreError::Queue { queue: id.0, problem })?;
-            let declared = self.definitions.topology.queues.contains_key(&id);
-            if !declared {
-                queue.delete();
-            }
+            let declared = match self.definitions.topology.queues.get(&id) {
+                Some(declared) => {
+                    queue.sync = self.fsync_of(&declared.spec).within();
+                    true
+                }
+                None => {
+                    queue.delete();
+                    false
+                }
+            };
             self.queues.insert(id, queue);
             if !declared {
                 self.list(id);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pointsman_store::Fsync;
+use pointsman_core::Fsync;
 use serde::Deserialize;
 
 /// Settings of a broker, all decided.

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use pointsman_core::{Broker, Commit, Effect, Input};
+use pointsman_core::{Bounds, Broker, Commit, Effect, Input};
 use pointsman_protocol::ErrorCode;
 use pointsman_router_host::{CompileMode, Host, HostError, HostOptions, ModuleLimits, Routes};
 use pointsman_store::{Committer, Done, OpenError, Options, ReadDone, Reader, Reclaimer, Store, StoreError};
@@ -156,14 +156,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     };
     std::fs::create_dir_all(&data_dir).map_err(&dir_error)?;
     // The store's folder is locked first: a second broker must not touch the certificates.
-    let options = Options {
-        fsync: config.fsync,
-        ..Options::default()
-    };
-    let (store, restored) = Store::open(&store_dir(&data_dir), options)?;
+    let (store, restored) = Store::open(&store_dir(&data_dir), Options::default())?;
     backup::remove_leftovers(&data_dir).map_err(&dir_error)?;
     let tls = tls::server_config(&data_dir)?;
-    let mut broker = Broker::restore(restored)?;
+    let bounds = Bounds {
+        fsync: config.fsync,
+        ..Bounds::default()
+    };
+    let mut broker = Broker::restore_with_bounds(restored, bounds)?;
     let (first_start, effects) = prepare(&mut broker, &store)?;
 
     let host = Host::new(HostOptions {

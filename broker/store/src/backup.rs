@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use fjall::{Readable, Snapshot};
 
 use crate::error::{OpenError, StoreError};
-use crate::options::{Fsync, Options};
+use crate::options::Options;
 use crate::staged::Table;
 use crate::store::{Store, read_failed, read_from};
 use crate::verify::Report;
@@ -107,11 +107,7 @@ impl Store {
     }
 
     fn copy_to(&self, folder: &Path) -> Result<Copied, BackupError> {
-        let options = Options {
-            fsync: Fsync::Never,
-            ..Options::default()
-        };
-        let (copy, _) = Store::open(folder, options)?;
+        let (copy, _) = Store::open(folder, Options::default())?;
         let snapshot = {
             // No batch is half written while the writer is ours.
             let writer = self.writer();

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use pointsman_core::Record;
 
 use crate::error::StoreError;
-use crate::options::Fsync;
 use crate::store::Store;
 
 /// Most commits that wait.
@@ -29,7 +28,7 @@ pub struct Committer {
 /// What became of commits.
 #[derive(Debug)]
 pub enum Done {
-    /// Every commit up to this number is as durable as its promise and the store's [`Fsync`] say.
+    /// Every commit up to this number is as durable as was promised.
     Durable {
         /// The number as it was submitted.
         through: u64,
@@ -58,7 +57,7 @@ struct Waiting {
 struct Submitted {
     number: u64,
     records: Vec<Record>,
-    sync: bool,
+    sync: Option<Duration>,
 }
 
 impl Committer {
@@ -75,7 +74,7 @@ impl Committer {
         let worker = Worker {
             store,
             queue: queue.clone(),
-            unsynced_since: None,
+            sync_due: None,
         };
         let thread = std::thread::Builder::new()
             .name("commit".to_owned())
@@ -86,9 +85,10 @@ impl Committer {
         })
     }
 
-    /// Hands over a commit; numbers rise. Blocks while too much waits: that is how a slow disk slows the driver.
+    /// Hands over a commit; numbers rise. It is synced within `sync` of being written, with zero before it is told of;
+    /// with `None` whenever another one is. Blocks while too much waits: that is how a slow disk slows the driver.
     /// After a failure it takes and drops the commit.
-    pub fn submit(&self, number: u64, records: Vec<Record>, sync: bool) {
+    pub fn submit(&self, number: u64, records: Vec<Record>, sync: Option<Duration>) {
         let bytes = weight(&records);
         let mut waiting = self.queue.lock();
         while !waiting.failed && !waiting.takes(bytes) {
@@ -161,8 +161,8 @@ fn weight(records: &[Record]) -> usize {
 struct Worker {
     store: Store,
     queue: Arc<Queue>,
-    /// When the oldest write that no sync followed was made.
-    unsynced_since: Option<Instant>,
+    /// When what was written must be synced, as far as that was promised.
+    sync_due: Option<Instant>,
 }
 
 impl Worker {
@@ -184,22 +184,23 @@ impl Worker {
             if let Some(last) = group.last() {
                 let through = last.number;
                 let commits: Vec<&[Record]> = group.iter().map(|commit| commit.records.as_slice()).collect();
-                let sync = group.iter().any(|commit| commit.sync);
+                let soonest = group.iter().filter_map(|commit| commit.sync).min();
+                let sync = soonest == Some(Duration::ZERO);
                 self.store.apply(&commits, sync)?;
-                let synced = sync && self.store.fsync() == Fsync::Always;
-                self.unsynced_since = if synced {
+                let due = soonest.map(|within| Instant::now() + within);
+                self.sync_due = if sync {
                     None
                 } else {
-                    self.unsynced_since.or_else(|| Some(Instant::now()))
+                    self.sync_due.into_iter().chain(due).min()
                 };
                 done(Done::Durable { through });
                 group.clear();
             } else if self.store.has_leftovers() {
                 self.store.apply(&[], false)?;
             }
-            if stopping || self.sync_due().is_some_and(|due| due <= Instant::now()) {
+            if stopping || self.sync_due.is_some_and(|due| due <= Instant::now()) {
                 self.store.sync()?;
-                self.unsynced_since = None;
+                self.sync_due = None;
             }
             if stopping && group.is_empty() && self.queue.lock().commits.is_empty() {
                 return Ok(());
@@ -211,7 +212,7 @@ impl Worker {
     fn next_group(&self, group: &mut Vec<Submitted>) -> bool {
         let leftovers = self.store.has_leftovers().then_some(LEFTOVERS_PAUSE);
         let due = self
-            .sync_due()
+            .sync_due
             .map(|due| due.saturating_duration_since(Instant::now()));
         let timeout = leftovers.into_iter().chain(due).min();
         let mut waiting = self.queue.lock();
@@ -237,13 +238,6 @@ impl Worker {
         drop(waiting);
         self.queue.room.notify_all();
         stopping
-    }
-
-    fn sync_due(&self) -> Option<Instant> {
-        match self.store.fsync() {
-            Fsync::Interval(every) => self.unsynced_since.map(|since| since + every),
-            Fsync::Always | Fsync::Never => None,
-        }
     }
 
     /// Lets nobody wait for a thread that writes no more.

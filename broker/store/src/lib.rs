@@ -3,7 +3,7 @@
 //! A [`Store`] is one folder. [`Store::apply`] makes the records of several commits durable as one atomic batch;
 //! [`Committer`] is the thread that does so for everything that queued up meanwhile; [`Reader`] is the thread that
 //! reads back what the core no longer has in memory; [`Reclaimer`] is the thread that gives back what settled messages
-//! took. What a confirm promises is [`Fsync`].
+//! took.
 //!
 //! # On disk
 //!
@@ -55,7 +55,7 @@ pub use backup::{BackupError, Copied};
 pub use committer::{Committer, Done};
 pub use error::{Damage, OpenError, StoreError};
 pub use faults::{Faults, Site};
-pub use options::{Fsync, Options, ParseFsyncError};
+pub use options::Options;
 pub use reader::{ReadDone, Reader};
 pub use reclaimer::Reclaimer;
 pub use repair::{RepairError, Repaired};

@@ -18,7 +18,7 @@ use crate::examine::{Found, examine};
 use crate::folder::Folder;
 use crate::mark::{Mark, Marked};
 use crate::open::{database, inspect};
-use crate::options::{Fsync, Options};
+use crate::options::Options;
 use crate::salvage::note;
 use crate::staged::Table;
 use crate::store::Store;
@@ -183,11 +183,7 @@ impl Rescue {
 
     /// Writes what was found to a new store.
     fn write_to(mut self, path: &Path) -> Result<(), RepairError> {
-        let options = Options {
-            fsync: Fsync::Never,
-            ..Options::default()
-        };
-        let (new, _) = Store::open(path, options)?;
+        let (new, _) = Store::open(path, Options::default())?;
         self.found.complete();
         self.rewrite(&new)?;
         new.sync()?;

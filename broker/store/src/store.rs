@@ -19,7 +19,7 @@ use crate::figures::Figures;
 use crate::folder::Folder;
 use crate::live::Live;
 use crate::mark::{Mark, Marked};
-use crate::options::{Fsync, Options};
+use crate::options::Options;
 use crate::reclaim::Reclaim;
 use crate::staged::{Staged, Table};
 use crate::values::{self, Progress};
@@ -98,8 +98,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Makes the records of several commits durable, in order, all or none: one batch, and one sync if `sync` is set
-    /// and the store's [`Fsync`] is `Always`.
+    /// Makes the records of several commits durable, in order, all or none: one batch, and one sync if `sync` is set.
     ///
     /// # Errors
     /// When a write or sync failed, now or before. Then nothing may be confirmed any more, and the store takes
@@ -108,13 +107,9 @@ impl Store {
         let mut writer = self.writer();
         let writer = &mut *writer;
         writer.usable()?;
-        let result = self.write(writer, commits).and_then(|()| {
-            if sync && self.0.options.fsync == Fsync::Always {
-                self.sync_journal(writer)
-            } else {
-                Ok(())
-            }
-        });
+        let result = self
+            .write(writer, commits)
+            .and_then(|()| if sync { self.sync_journal(writer) } else { Ok(()) });
         if let Err(error) = &result {
             writer.fail(error);
         }
@@ -125,7 +120,7 @@ impl Store {
         result
     }
 
-    /// Syncs what was written so far, whatever the [`Fsync`] setting.
+    /// Syncs what was written so far.
     ///
     /// # Errors
     /// As [`Store::apply`].
@@ -221,11 +216,6 @@ impl Store {
             .keyspaces
             .iter()
             .try_for_each(|keyspace| keyspace.rotate_memtable_and_wait().map_err(write_failed))
-    }
-
-    /// When a confirm's records are on disk.
-    pub fn fsync(&self) -> Fsync {
-        self.0.options.fsync
     }
 
     /// Where faults are injected into this store.

@@ -492,7 +492,7 @@ mod tests {
             ),
             (
                 Definition::durable_queue(vhost, "q"),
-                b"\x01\x03\x01\x01q\x01\0\0".to_vec(),
+                b"\x01\x03\x01\x01q\x01\0\0\0".to_vec(),
             ),
             (Definition::Binding, b"\x01\x04".to_vec()),
             (router, b"\x01\x05\x01\x01r\x01\x02\0\x03".to_vec()),

@@ -6,7 +6,10 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use pointsman_core::{ChunkBuilder, ExchangeId, Lane, Offset, Record, References};
-use pointsman_store::{Committer, Done, Fsync, Options, ReadDone, Reader, Site, Store, StoreError};
+use pointsman_store::{Committer, Done, Options, ReadDone, Reader, Site, Store, StoreError};
+
+/// Synced before it is told of.
+const NOW: Option<Duration> = Some(Duration::ZERO);
 
 fn append(base: u64, len: usize) -> Vec<Record> {
     let mut builder = ChunkBuilder::new(Lane::Queues, Offset(base), 1_000);
@@ -40,7 +43,7 @@ fn commits_become_durable_in_order_and_all_of_them() {
     let (dir, store) = open(Options::default());
     let (committer, told) = start(&store);
     for number in 1..=500 {
-        committer.submit(number, append(number, 100), true);
+        committer.submit(number, append(number, 100), NOW);
     }
     committer.stop();
     let through: Vec<u64> = told
@@ -75,10 +78,10 @@ fn what_queues_up_during_a_write_is_one_group() {
         }
     })
     .unwrap();
-    committer.submit(1, append(1, 10), true);
+    committer.submit(1, append(1, 10), NOW);
     barrier.wait();
     for number in 2..=100 {
-        committer.submit(number, append(number, 10), true);
+        committer.submit(number, append(number, 10), NOW);
     }
     barrier.wait();
     committer.stop();
@@ -95,24 +98,21 @@ fn a_group_is_synced_only_when_a_commit_asks_for_it() {
     let (_dir, store) = open(Options::default());
     let before = figure(&store, "syncs");
     let (committer, told) = start(&store);
-    committer.submit(1, append(1, 10), false);
+    committer.submit(1, append(1, 10), None);
     assert!(matches!(told.recv().unwrap(), Done::Durable { through: 1 }));
     assert_eq!(figure(&store, "syncs"), before);
-    committer.submit(2, append(2, 10), true);
+    committer.submit(2, append(2, 10), NOW);
     assert!(matches!(told.recv().unwrap(), Done::Durable { through: 2 }));
     assert_eq!(figure(&store, "syncs"), before + 1);
 }
 
 #[test]
 fn an_interval_syncs_by_itself_and_nothing_waits_for_it() {
-    let (_dir, store) = open(Options {
-        fsync: Fsync::Interval(Duration::from_millis(1)),
-        ..Options::default()
-    });
+    let (_dir, store) = open(Options::default());
     // The sync is told of by the fault it runs into.
     store.faults().fail(Site::Sync, 0, ErrorKind::Other);
     let (committer, told) = start(&store);
-    committer.submit(1, append(1, 10), true);
+    committer.submit(1, append(1, 10), Some(Duration::from_millis(1)));
     assert!(matches!(told.recv().unwrap(), Done::Durable { through: 1 }));
     assert!(matches!(
         told.recv().unwrap(),
@@ -120,6 +120,19 @@ fn an_interval_syncs_by_itself_and_nothing_waits_for_it() {
             error: StoreError::Sync(_)
         }
     ));
+}
+
+#[test]
+fn the_soonest_promise_of_all_that_is_written_is_kept() {
+    let (_dir, store) = open(Options::default());
+    store.faults().fail(Site::Sync, 0, ErrorKind::Other);
+    let (committer, told) = start(&store);
+    // An hour passes for nobody: what syncs is the promise of the second.
+    committer.submit(1, append(1, 10), Some(Duration::from_secs(3_600)));
+    assert!(matches!(told.recv().unwrap(), Done::Durable { through: 1 }));
+    committer.submit(2, append(2, 10), Some(Duration::from_millis(1)));
+    assert!(matches!(told.recv().unwrap(), Done::Durable { through: 2 }));
+    assert!(matches!(told.recv().unwrap(), Done::Failed { .. }));
 }
 
 #[test]
@@ -133,12 +146,12 @@ fn nothing_is_durable_after_a_failure_at_any_site() {
     ] {
         let (dir, store) = open(Options::default());
         let (committer, told) = start(&store);
-        committer.submit(1, append(1, 10), true);
+        committer.submit(1, append(1, 10), NOW);
         assert!(matches!(told.recv().unwrap(), Done::Durable { through: 1 }));
         store.faults().fail(site, 0, kind);
         for number in 2..5_000 {
             // Far more than may wait: submitting to a store that failed blocks nobody.
-            committer.submit(number, append(number, 10), true);
+            committer.submit(number, append(number, 10), NOW);
         }
         committer.stop();
         let after: Vec<Done> = told.iter().collect();
@@ -200,7 +213,7 @@ fn a_panic_on_the_commit_thread_is_a_failure_and_blocks_nobody() {
     })
     .unwrap();
     for number in 1..5_000 {
-        committer.submit(number, append(number, 10), true);
+        committer.submit(number, append(number, 10), NOW);
     }
     committer.stop();
     assert!(matches!(told.recv().unwrap(), StoreError::Stopped(_)));

@@ -12,7 +12,7 @@ use pointsman_core::commit::{IndexEntry, QueueState, Run};
 use pointsman_core::{
     Broker, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References, VhostId,
 };
-use pointsman_store::{Damage, Fsync, OpenError, Options, RepairError, Report, Store};
+use pointsman_store::{Damage, OpenError, Options, RepairError, Report, Store};
 
 const QUEUE: QueueId = QueueId(1);
 const MESSAGES: u64 = 200;
@@ -328,14 +328,7 @@ fn a_message_that_looks_like_a_batch_is_not_taken_for_one() {
         contents(&data)[&journal][before..].to_vec()
     };
     let data = dir.path().join("store");
-    let (store, _) = Store::open(
-        &data,
-        Options {
-            fsync: Fsync::Always,
-            ..Options::default()
-        },
-    )
-    .unwrap();
+    let (store, _) = Store::open(&data, Options::default()).unwrap();
     store.apply(&[&define()], true).unwrap();
     let body = [b"FJL\x03".as_slice(), &forged, b"and so on"].concat();
     store.apply(&[&publish(0, &body)], true).unwrap();

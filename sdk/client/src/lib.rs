@@ -74,7 +74,7 @@ pub use pointsman_protocol::admin::{
 };
 pub use pointsman_protocol::publish::Outcome;
 pub use pointsman_protocol::session::Notice;
-pub use pointsman_protocol::{ErrorBody, ErrorCode, MessageMeta, Value};
+pub use pointsman_protocol::{ErrorBody, ErrorCode, Fsync, MessageMeta, Value};
 
 /// Locks a mutex. A thread that panicked while holding it left nothing half-done that matters here: our critical
 /// sections change one thing each.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use bytes::BytesMut;
 
 use crate::frame::{self, Frame, FrameError, Kind};
-use crate::{ErrorBody, ErrorCode, limits};
+use crate::{ErrorBody, ErrorCode, Fsync, limits};
 
 /// What a client asks. Large payloads (a module, a message to explain) are the frame's body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,6 +252,8 @@ pub struct QueueSpec {
     pub exclusive: bool,
     /// Deleted when its last consumer goes.
     pub auto_delete: bool,
+    /// When its persistent messages are on disk; otherwise as the broker's setting says.
+    pub fsync: Option<Fsync>,
 }
 
 /// A queue as it is.
@@ -271,6 +273,8 @@ pub struct QueueInfo {
     pub acked: u64,
     /// Messages redelivered since the broker started.
     pub redelivered: u64,
+    /// What a confirm of a persistent message promises: the queue's own setting, or else the broker's.
+    pub fsync: Fsync,
 }
 
 /// A binding.

@@ -16,8 +16,10 @@ pub mod publish;
 pub mod consume;
 pub mod admin;
 pub mod spec;
+mod fsync;
 
 pub use error::{ErrorBody, ErrorCode};
+pub use fsync::{Fsync, ParseFsyncError};
 pub use message::{MessageMeta, Value};
 
 /// The application protocol that QUIC negotiates.

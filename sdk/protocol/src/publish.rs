@@ -26,7 +26,8 @@ pub struct PublisherOpened {
 }
 
 /// Confirms `count` publishes, from the sequence number in the frame's id on: each is done with the same outcome,
-/// and what a durable queue took is on disk (as far as the broker's `fsync` setting promises).
+/// and what a durable queue took of it is on disk as that queue's `fsync` setting promises, or the broker's where the
+/// queue has none: [`crate::Fsync`]. Of several durable queues the strongest promise counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirm {
     /// How many consecutive sequence numbers; at least 1.

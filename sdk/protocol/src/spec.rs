@@ -2,7 +2,7 @@
 
 use crate::admin::{Argument, BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueSpec};
 use crate::error::{ErrorBody, ErrorCode};
-use crate::limits;
+use crate::{Fsync, limits};
 
 impl ExchangeSpec {
     /// A durable exchange of a kind, without an alternate.
@@ -100,7 +100,14 @@ impl QueueSpec {
             durable: true,
             exclusive: false,
             auto_delete: false,
+            fsync: None,
         }
+    }
+
+    /// With a setting of its own for when persistent messages are on disk.
+    pub fn fsync(mut self, fsync: Fsync) -> QueueSpec {
+        self.fsync = Some(fsync);
+        self
     }
 
     /// Gone after a restart, with its messages.
@@ -121,11 +128,15 @@ impl QueueSpec {
         self
     }
 
-    /// Checks the name, which may be empty here.
+    /// Checks the name, which may be empty here, and the interval.
     ///
     /// # Errors
-    /// `InvalidArgument` for a bad name.
+    /// `InvalidArgument` for a bad name or an interval out of range.
     pub fn check(&self) -> Result<(), ErrorBody> {
+        if let Some(fsync) = self.fsync.filter(|fsync| !fsync.is_valid()) {
+            let message = format!("the fsync setting {fsync} is out of range: an interval has 1 to 60000 ms");
+            return Err(ErrorBody::new(ErrorCode::InvalidArgument, message));
+        }
         if self.name.is_empty() {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use pointsman_protocol::consume::*;
 use pointsman_protocol::frame::{self, Frame, Kind};
 use pointsman_protocol::publish::*;
 use pointsman_protocol::session::*;
-use pointsman_protocol::{ErrorBody, ErrorCode, MessageMeta, Value};
+use pointsman_protocol::{ErrorBody, ErrorCode, Fsync, MessageMeta, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -101,9 +101,10 @@ fn queue() -> QueueSpec {
         durable: true,
         exclusive: false,
         auto_delete: true,
+        fsync: Some(Fsync::Interval(300)),
     }
 }
-const QUEUE: &str = "01 'q' 01 00 01 ";
+const QUEUE: &str = "01 'q' 01 00 01 01 01 AC02 ";
 
 fn binding() -> BindingSpec {
     BindingSpec {
@@ -208,6 +209,7 @@ fn replies() {
         published: 3,
         acked: 4,
         redelivered: 5,
+        fsync: Fsync::Never,
     };
     let router = RouterInfo {
         name: "r".into(),
@@ -254,7 +256,7 @@ fn replies() {
                 Reply::Exchanges(vec![ExchangeInfo { spec: exchange(), bindings: 2 }]),
                 format!("04 01 {EXCHANGE} 02"),
             ),
-            (Reply::Queues(vec![queue_info]), format!("05 01 {QUEUE} AC02 01 02 03 04 05")),
+            (Reply::Queues(vec![queue_info]), format!("05 01 {QUEUE} AC02 01 02 03 04 05 02")),
             (Reply::Bindings(vec![binding()]), format!("06 01 {BINDING}")),
             (Reply::Purged(300), "07 AC02".into()),
             (Reply::RouterVersion(version()), format!("08 {VERSION}")),

@@ -40,7 +40,7 @@ impl World {
             }
         }
         for effect in &commit.effects {
-            self.check_effect(effect, commit.sync);
+            self.check_effect(effect, commit.sync.is_some());
         }
         let model = self.model.clone();
         self.pending.push_back(Pending { commit, model });
@@ -92,7 +92,7 @@ impl World {
             .filter(|record| matches!(record, Record::AckBlock { .. }))
             .count() as u64;
         self.durable = model;
-        if commit.sync {
+        if commit.sync.is_some() {
             self.synced = (self.store.clone(), self.durable.clone());
         }
         for effect in commit.effects {

@@ -107,6 +107,7 @@ impl World {
             memory_bytes: rng.usize(2_000..40_000),
             deliveries_per_turn: rng.usize(1..40),
             purge_runs_per_turn: rng.usize(1..8),
+            ..Bounds::default()
         };
         let mut world = World {
             rng,
@@ -212,6 +213,7 @@ impl World {
                 durable,
                 exclusive: false,
                 auto_delete: false,
+                fsync: None,
             };
             let (_, reply) = self.request(Request::DeclareQueue(spec));
             assert!(matches!(reply, Some(Reply::Queues(_))), "{reply:?}");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
-use pointsman_protocol::admin::{QueueSpec, RouterInfo};
+use pointsman_protocol::admin::RouterInfo;
 use pointsman_sdk::Client;
 use serde::Serialize;
 
@@ -95,13 +95,11 @@ async fn import(client: &Client, vhost: &Vhost, view: &mut ImportView) -> Result
         view.take(&vhost.name, "router", &router.name, loaded)?;
     }
     for queue in &vhost.queues {
-        let declared = client.declare_queue(QueueSpec::from(queue)).await;
-        view.take(
-            &vhost.name,
-            "queue",
-            &queue.name,
-            declared.map(drop).map_err(CliError::from),
-        )?;
+        let declared = match queue.spec() {
+            Ok(spec) => client.declare_queue(spec).await.map(drop).map_err(CliError::from),
+            Err(problem) => Err(CliError::usage(problem)),
+        };
+        view.take(&vhost.name, "queue", &queue.name, declared)?;
     }
     for exchange in in_order(&vhost.exchanges) {
         let declared = match exchange.spec() {

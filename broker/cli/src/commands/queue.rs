@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use clap::Subcommand;
+use pointsman_protocol::Fsync;
 use pointsman_protocol::admin::{QueueInfo, QueueSpec, Reply, Request};
 use serde::Serialize;
 
@@ -24,6 +25,9 @@ pub(crate) enum QueueCommand {
         /// Deleted when its last consumer goes
         #[arg(long)]
         auto_delete: bool,
+        /// When a confirm is sent: always after a sync, interval:100ms (1 to 60000) or never [default: as the broker]
+        #[arg(long, value_name = "WHEN")]
+        fsync: Option<Fsync>,
     },
     /// List all queues of the vhost
     #[command(visible_alias = "ls")]
@@ -65,6 +69,8 @@ pub(crate) struct QueueView {
     published: u64,
     acked: u64,
     redelivered: u64,
+    /// What a confirm of a persistent message promises; none in a queue that is not on disk.
+    fsync: Option<String>,
 }
 
 pub(crate) async fn run(app: &App, command: QueueCommand) -> Result<(), CliError> {
@@ -73,12 +79,14 @@ pub(crate) async fn run(app: &App, command: QueueCommand) -> Result<(), CliError
             name,
             transient,
             auto_delete,
+            fsync,
         } => {
             let spec = QueueSpec {
                 name,
                 durable: !transient,
                 exclusive: false,
                 auto_delete,
+                fsync,
             };
             for queue in queues(app, Request::DeclareQueue(spec)).await? {
                 app.output
@@ -141,6 +149,8 @@ async fn queues(app: &App, request: Request) -> Result<Vec<QueueView>, CliError>
 
 impl From<QueueInfo> for QueueView {
     fn from(info: QueueInfo) -> QueueView {
+        let on_disk = info.spec.durable && !info.spec.exclusive;
+        let fsync = on_disk.then(|| info.fsync.to_string());
         QueueView {
             name: info.spec.name,
             durable: info.spec.durable,
@@ -152,18 +162,25 @@ impl From<QueueInfo> for QueueView {
             published: info.published,
             acked: info.acked,
             redelivered: info.redelivered,
+            fsync,
         }
     }
 }
 
 impl QueueView {
-    fn lines(&self) -> [(&'static str, String); 10] {
+    fn lines(&self) -> [(&'static str, String); 11] {
         let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
         [
             ("name", self.name.clone()),
             ("durable", yes_no(self.durable)),
             ("exclusive", yes_no(self.exclusive)),
             ("auto-delete", yes_no(self.auto_delete)),
+            (
+                "fsync",
+                self.fsync
+                    .clone()
+                    .unwrap_or_else(|| "none: in memory only".to_owned()),
+            ),
             ("ready", human::count(self.ready)),
             ("unsettled", human::count(self.unsettled)),
             ("consumers", self.consumers.to_string()),

@@ -131,6 +131,7 @@ impl Broker {
             durable: true,
             exclusive: false,
             auto_delete: false,
+            fsync: None,
         };
         Ok(self.make_queue(vhost, spec, commit))
     }

@@ -12,6 +12,7 @@ mod vhost;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pointsman_protocol::admin::{BindingSpec, Destination, ExchangeSpec, QueueSpec};
 
@@ -318,7 +319,7 @@ fn define(commit: &mut Commit, key: DefinitionKey, definition: Option<Definition
 
 /// As [`define`], for what a reply promises to be on disk.
 fn define_synced(commit: &mut Commit, key: DefinitionKey, definition: Option<Definition>) {
-    commit.sync = true;
+    commit.sync_within(Some(Duration::ZERO));
     define(commit, key, definition);
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pointsman_protocol::admin::{QueueInfo, QueueSpec, Reply};
-use pointsman_protocol::{ErrorBody, ErrorCode};
+use pointsman_protocol::{ErrorBody, ErrorCode, Fsync};
 
 use super::names::{check_free, check_room, differs, not_found};
 use super::{Definitions, define_synced};
@@ -50,6 +50,16 @@ fn same_queue(is: &QueueSpec, asked: &QueueSpec) -> Result<(), ErrorBody> {
         ("exclusive", is.exclusive, asked.exclusive),
         ("auto-delete", is.auto_delete, asked.auto_delete),
     ];
+    if is.fsync != asked.fsync {
+        let shown = |fsync: Option<Fsync>| fsync.map_or("the broker's".to_owned(), |fsync| fsync.to_string());
+        return Err(differs(
+            "queue",
+            &is.name,
+            "fsync",
+            shown(is.fsync),
+            shown(asked.fsync),
+        ));
+    }
     match properties.into_iter().find(|(_, is, asked)| is != asked) {
         Some((property, there, wanted)) => Err(differs("queue", &is.name, property, there, wanted)),
         None => Ok(()),
@@ -122,9 +132,10 @@ impl Broker {
             };
             define_synced(commit, DefinitionKey::Queue(id), Some(definition));
         }
+        let mut queue = Queue::new(id, durable, self.bounds.page_runs);
+        queue.sync = self.fsync_of(&spec).within();
         self.definitions.insert_queue(id, vhost, spec);
-        self.queues
-            .insert(id, Queue::new(id, durable, self.bounds.page_runs));
+        self.queues.insert(id, queue);
         id
     }
 
@@ -218,6 +229,11 @@ impl Broker {
         Ok(Reply::Queues(queues))
     }
 
+    /// What a confirm promises of a queue's persistent messages.
+    pub(crate) fn fsync_of(&self, spec: &QueueSpec) -> Fsync {
+        spec.fsync.unwrap_or(self.bounds.fsync)
+    }
+
     fn queue_info(&self, declared: &topology::Queue) -> QueueInfo {
         let queue = self.queues.get(&declared.id);
         let counters = queue.map(|queue| queue.counters).unwrap_or_default();
@@ -229,6 +245,7 @@ impl Broker {
             published: queue.map_or(0, Queue::published),
             acked: counters.acked,
             redelivered: counters.redelivered,
+            fsync: self.fsync_of(&declared.spec),
         }
     }
 }

@@ -56,7 +56,9 @@ impl Queue {
     pub(super) fn reply_purged(&mut self, commit: &mut Commit) {
         if let Some(purge) = self.purges.pop_front() {
             let (connection, id) = purge.reply_to;
-            commit.sync |= self.durable;
+            if self.durable {
+                commit.sync_within(self.sync);
+            }
             commit.effects.push(Effect::Reply {
                 connection,
                 id,

@@ -11,6 +11,7 @@ mod deliver;
 mod settled;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::commit::{Commit, IndexEntry, QueueState, Record, Run};
 use crate::ids::*;
@@ -26,6 +27,8 @@ pub(crate) struct Queue {
     id: QueueId,
     /// Whether it is on disk; then its messages are in [`Lane::Queues`], otherwise in [`Lane::Memory`].
     durable: bool,
+    /// How long after they are written its persistent messages must be synced.
+    pub(crate) sync: Option<Duration>,
     /// Messages of this turn, in order.
     pending: Vec<Run>,
     tail: u64,
@@ -109,6 +112,7 @@ impl Queue {
         Queue {
             id,
             durable,
+            sync: Some(Duration::ZERO),
             pending: Vec::new(),
             tail,
             pages: Pages::new(head, tail, if durable { page_runs } else { usize::MAX }),

@@ -1,5 +1,7 @@
 //! What is declared and deleted.
 
+use std::time::Duration;
+
 use pointsman_protocol::admin::{BindingSpec, ExchangeKind, ExchangeSpec, Interface, QueueSpec};
 
 use super::*;
@@ -71,7 +73,7 @@ fn the_topology_comes_before_the_reply_that_made_it() {
         &commit.effects[..],
         [Effect::Topology(_), Effect::Reply { .. }]
     ));
-    assert!(commit.sync);
+    assert_eq!(commit.sync, Some(Duration::ZERO));
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn messages_come_in_order_and_are_gone_once_acknowledged() {
         count: 1,
     };
     assert!(commit.records.contains(&release));
-    assert!(!commit.sync, "an acknowledgement waits for no sync");
+    assert_eq!(commit.sync, None, "an acknowledgement waits for no sync");
     assert_eq!(counts(&bench), (0, 0));
 }
 

@@ -1,5 +1,7 @@
 //! From a publish to its confirm.
 
+use std::time::Duration;
+
 use pointsman_protocol::admin::QueueSpec;
 use pointsman_protocol::publish::Outcome;
 
@@ -48,7 +50,7 @@ fn consecutive_confirms_of_equal_outcome_are_one() {
         confirms(&commit),
         [(1, 3, ROUTED), (4, 1, Outcome::Unroutable), (6, 1, ROUTED)]
     );
-    assert!(commit.sync);
+    assert_eq!(commit.sync, Some(Duration::ZERO));
 }
 
 #[test]
@@ -127,7 +129,7 @@ fn messages_of_transient_queues_skip_the_store() {
     let queue = bench.queue_id("t");
     let commit = bench.turn([publish(1, vec![message(1, "a", &[queue])])]);
     assert_eq!(confirms(&commit), [(1, 1, ROUTED)]);
-    assert!(commit.records.is_empty() && !commit.sync);
+    assert!(commit.records.is_empty() && commit.sync.is_none());
     bench.open_consumer(1, "t");
     assert_eq!(bodies(&bench.grant(1, 1)), ["a"]);
     assert!(bench.broker.totals().memory_bytes > 0);
@@ -159,8 +161,38 @@ fn only_a_persistent_message_waits_for_a_sync() {
     let (mut bench, queue) = bench();
     let mut relaxed = message(1, "a", &[queue]);
     relaxed.copies[0].persistent = false;
-    assert!(!bench.turn([publish(1, vec![relaxed])]).sync);
-    assert!(bench.turn([publish(1, vec![message(2, "b", &[queue])])]).sync);
+    assert_eq!(bench.turn([publish(1, vec![relaxed])]).sync, None);
+    let commit = bench.turn([publish(1, vec![message(2, "b", &[queue])])]);
+    assert_eq!(commit.sync, Some(Duration::ZERO));
+}
+
+#[test]
+fn a_commit_is_synced_as_the_strongest_promise_of_its_messages_queues_says() {
+    let mut bench = Bench::with_bounds(Bounds {
+        fsync: Fsync::Interval(100),
+        ..Bounds::default()
+    });
+    bench.open_publisher(1, 1);
+    let mut queue = |spec: QueueSpec| {
+        let name = spec.name.clone();
+        bench.request(Request::DeclareQueue(spec)).unwrap();
+        bench.queue_id(&name)
+    };
+    let never = queue(QueueSpec::new("never").fsync(Fsync::Never));
+    let late = queue(QueueSpec::new("late"));
+    let soon = queue(QueueSpec::new("soon").fsync(Fsync::Interval(10)));
+    let always = queue(QueueSpec::new("always").fsync(Fsync::Always));
+    let all: [(&[QueueId], Option<u64>); 5] = [
+        (&[never], None),
+        (&[late], Some(100)),
+        (&[never, soon, late], Some(10)),
+        (&[soon, always], Some(0)),
+        (&[never], None),
+    ];
+    for (n, (queues, ms)) in all.into_iter().enumerate() {
+        let commit = bench.turn([publish(1, vec![message(n as u64 + 1, "m", queues)])]);
+        assert_eq!(commit.sync, ms.map(Duration::from_millis), "{queues:?}");
+    }
 }
 
 #[test]

@@ -88,6 +88,10 @@ pub struct Totals {
     pub memory_bytes: u64,
     /// Bytes of durable chunks kept for delivery.
     pub cache_bytes: u64,
+    /// How often a durable chunk was in memory when messages of it were handed out.
+    pub cache_hits: u64,
+    /// How often it was not, and a queue waited for the disk.
+    pub cache_misses: u64,
 }
 
 impl Default for Broker {
@@ -316,6 +320,7 @@ impl Broker {
         totals.delivered = self.delivered;
         totals.memory_bytes = self.log.memory_bytes() as u64;
         totals.cache_bytes = self.log.cache_bytes() as u64;
+        (totals.cache_hits, totals.cache_misses) = self.log.cache_hits_and_misses();
         totals
     }
 }

@@ -108,6 +108,11 @@ impl Log {
         self.cache.bytes
     }
 
+    /// How often a durable chunk was there when a queue needed it, and how often it had to be read first.
+    pub(crate) fn cache_hits_and_misses(&self) -> (u64, u64) {
+        (self.cache.hits, self.cache.misses)
+    }
+
     /// Closes the open chunks, at the end of a turn.
     pub(crate) fn seal(&mut self, commit: &mut Commit) {
         self.seal_lane(Lane::Queues, commit);
@@ -148,6 +153,7 @@ impl Log {
         if waiter.is_none() && self.cache.chunks.contains_key(&base) {
             return;
         }
+        self.cache.misses += u64::from(waiter.is_some());
         let waiters = self.reading.entry(base).or_insert_with(|| {
             commit.effects.push(Effect::ReadChunk {
                 lane: Lane::Queues,
@@ -287,6 +293,8 @@ struct Cache {
     last_use: u64,
     bytes: usize,
     bytes_max: usize,
+    hits: u64,
+    misses: u64,
 }
 
 #[derive(Debug)]
@@ -305,6 +313,8 @@ impl Cache {
             last_use: 0,
             bytes: 0,
             bytes_max,
+            hits: 0,
+            misses: 0,
         }
     }
 
@@ -324,6 +334,7 @@ impl Cache {
 
     fn get(&mut self, base: Offset) -> Option<&Arc<Chunk>> {
         let cached = self.chunks.get_mut(&base)?;
+        self.hits += 1;
         if cached.used != self.last_use {
             self.by_use.remove(&cached.used);
             self.last_use += 1;

@@ -106,6 +106,8 @@ async fn status(shared: &Shared) -> Result<Status, ErrorBody> {
     store.push(("messages_missing".to_owned(), totals.missing));
     store.push(("memory_lane_bytes".to_owned(), totals.memory_bytes));
     store.push(("chunk_cache_bytes".to_owned(), totals.cache_bytes));
+    store.push(("chunk_cache_hits".to_owned(), totals.cache_hits));
+    store.push(("chunk_cache_misses".to_owned(), totals.cache_misses));
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         data_dir: shared.config.data_dir.display().to_string(),

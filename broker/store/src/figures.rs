@@ -1,7 +1,7 @@
 //! What the store counts about itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -11,12 +11,15 @@ use crate::values::Progress;
 /// Longest time the histogram of syncs tells apart, in microseconds.
 const SYNC_MAX: u64 = 60_000_000;
 
+/// Largest group that the histograms of groups tell apart, in records and in bytes.
+const GROUP_MAX: u64 = 1 << 32;
+
 #[derive(Debug)]
 pub(crate) struct Figures {
-    pub(crate) groups: AtomicU64,
+    groups: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) user_bytes: AtomicU64,
-    pub(crate) written_bytes: AtomicU64,
+    written_bytes: AtomicU64,
     pub(crate) chunks_appended: AtomicU64,
     pub(crate) chunks_removed: AtomicU64,
     pub(crate) chunks_read: AtomicU64,
@@ -26,7 +29,38 @@ pub(crate) struct Figures {
     log_compactions: AtomicU64,
     log_bytes: AtomicU64,
     dead_bytes: AtomicU64,
-    sync_micros: Mutex<Histogram<u64>>,
+    group_records: Spread,
+    group_bytes: Spread,
+    sync_micros: Spread,
+}
+
+/// How a figure is spread since the start.
+#[derive(Debug)]
+struct Spread(Mutex<Histogram<u64>>);
+
+impl Spread {
+    fn up_to(max: u64) -> Spread {
+        let histogram = Histogram::new_with_bounds(1, max, 2);
+        Spread(Mutex::new(histogram.expect("the bounds are valid ones")))
+    }
+
+    fn record(&self, value: u64) {
+        self.lock().saturating_record(value.max(1));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Histogram<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its quantiles, named after the figure, with the unit behind.
+    fn list(&self, name: &str, unit: &str) -> [(String, u64); 3] {
+        let histogram = self.lock();
+        [
+            (format!("{name}_p50{unit}"), histogram.value_at_quantile(0.5)),
+            (format!("{name}_p99{unit}"), histogram.value_at_quantile(0.99)),
+            (format!("{name}_max{unit}"), histogram.max()),
+        ]
+    }
 }
 
 impl Figures {
@@ -45,15 +79,24 @@ impl Figures {
             log_compactions: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
             dead_bytes: AtomicU64::new(0),
-            sync_micros: Mutex::new(
-                Histogram::new_with_bounds(1, SYNC_MAX, 2).expect("the bounds are valid ones"),
-            ),
+            group_records: Spread::up_to(GROUP_MAX),
+            group_bytes: Spread::up_to(GROUP_MAX),
+            sync_micros: Spread::up_to(SYNC_MAX),
         }
     }
 
     pub(crate) fn synced(&self, took: Duration) {
-        let mut histogram = self.sync_micros.lock().unwrap_or_else(PoisonError::into_inner);
-        histogram.saturating_record((took.as_micros() as u64).max(1));
+        self.sync_micros.record(took.as_micros() as u64);
+    }
+
+    /// A batch of so many bytes was written for so many records; without any it was reclaim or leftovers.
+    pub(crate) fn wrote(&self, records: usize, bytes: u64) {
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if records > 0 {
+            self.group_records.record(records as u64);
+            self.group_bytes.record(bytes);
+        }
     }
 
     /// What the log holds now, and how much more of it is dead than is allowed.
@@ -97,13 +140,10 @@ impl Figures {
             .iter()
             .map(|(name, counter)| ((*name).to_owned(), counter.load(Ordering::Relaxed)))
             .collect();
-        let syncs = self.sync_micros.lock().unwrap_or_else(PoisonError::into_inner);
-        list.extend([
-            ("syncs".to_owned(), syncs.len()),
-            ("sync_p50_us".to_owned(), syncs.value_at_quantile(0.5)),
-            ("sync_p99_us".to_owned(), syncs.value_at_quantile(0.99)),
-            ("sync_max_us".to_owned(), syncs.max()),
-        ]);
+        list.extend(self.group_records.list("group_records", ""));
+        list.extend(self.group_bytes.list("group_bytes", ""));
+        list.push(("syncs".to_owned(), self.sync_micros.lock().len()));
+        list.extend(self.sync_micros.list("sync", "_us"));
         list
     }
 }

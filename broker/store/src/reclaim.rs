@@ -68,6 +68,8 @@ pub(crate) struct Reclaim {
     pub(crate) removed_bytes: u64,
     /// Fewer dead bytes than this are not worth a sweep, because the last one could rewrite none of them.
     hopeless_bytes: u64,
+    /// What failed here, until the next commit tells of it as its own failure.
+    pub(crate) failed: Option<StoreError>,
     /// Whether the thread sleeps until there is something to do.
     pub(crate) waiting: bool,
     /// Whether the thread shall end.
@@ -106,6 +108,7 @@ impl Store {
         if self.is_untidy(true) {
             self.flush()?;
             self.compact_log()?;
+            self.let_go()?;
         }
         Ok(())
     }
@@ -119,8 +122,10 @@ impl Store {
         let mut writer = self.writer();
         let writer = &mut *writer;
         writer.usable()?;
-        self.write_sparse(writer, chunks)
-            .inspect_err(|error| writer.fail(error))
+        self.write_sparse(writer, chunks).inspect_err(|error| {
+            writer.fail(error);
+            writer.reclaim.failed = Some(error.clone());
+        })
     }
 
     fn write_sparse(&self, writer: &mut Writer, chunks: &[Arc<Chunk>]) -> Result<(), StoreError> {
@@ -173,6 +178,23 @@ impl Store {
         self.keyspace(Table::Log).major_compact().map_err(write_failed)?;
         self.0.figures.compacted();
         Ok(())
+    }
+
+    /// Has fjall delete the files of tables that were merged. It keeps them until a memtable is rotated while every reader
+    /// may see a version behind the one that merged them, which two batches are.
+    pub(crate) fn let_go(&self) -> Result<(), StoreError> {
+        self.apply(&[], false)?;
+        self.apply(&[], false)?;
+        let state = self.keyspace(Table::State);
+        state.rotate_memtable().map(drop).map_err(write_failed)
+    }
+
+    /// Has fjall flush what is in memory, without waiting: it might never be done, if the disk is full.
+    pub(crate) fn begin_flush(&self) -> Result<(), StoreError> {
+        Table::ALL.into_iter().try_for_each(|table| {
+            let rotated = self.keyspace(table).rotate_memtable();
+            rotated.map(drop).map_err(write_failed)
+        })
     }
 }
 

@@ -149,14 +149,17 @@ impl Worker {
             }
             return Ok(());
         }
-        self.store.flush()?;
+        self.store.begin_flush()?;
         // fjall merges some by itself after a flush.
-        if !self.pause(LOOK) || !self.store.needs_compaction() {
+        if !self.pause(LOOK) {
             return Ok(());
         }
-        self.compacting.store(true, Ordering::Release);
-        let result = self.store.compact_log();
-        self.compacting.store(false, Ordering::Release);
-        result
+        if self.store.needs_compaction() {
+            self.compacting.store(true, Ordering::Release);
+            let result = self.store.compact_log();
+            self.compacting.store(false, Ordering::Release);
+            result?;
+        }
+        self.store.let_go()
     }
 }

@@ -291,8 +291,8 @@ impl Store {
         let mut batch = self.0.database.batch().durability(Some(PersistMode::Buffer));
         let bytes = writer.staged.drain_to(&mut batch, &self.0.keyspaces);
         batch.commit().map_err(|error| self.commit_failed(error))?;
-        self.0.figures.groups.fetch_add(1, Ordering::Relaxed);
-        self.0.figures.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let records = commits.iter().map(|records| records.len()).sum();
+        self.0.figures.wrote(records, bytes);
 
         let mut live = self.live();
         for (chunk, known) in writer.staged.touched.drain() {
@@ -364,11 +364,12 @@ impl Drop for Inner {
 
 impl Writer {
     /// # Errors
-    /// When a write or sync failed before.
-    pub(crate) fn usable(&self) -> Result<(), StoreError> {
-        match &self.failed {
-            Some(failure) => Err(StoreError::Stopped(failure.clone())),
-            None => Ok(()),
+    /// When a write or sync failed before; with the error itself when nobody was told of it yet.
+    pub(crate) fn usable(&mut self) -> Result<(), StoreError> {
+        match (self.reclaim.failed.take(), &self.failed) {
+            (Some(untold), _) => Err(untold),
+            (None, Some(failure)) => Err(StoreError::Stopped(failure.clone())),
+            (None, None) => Ok(()),
         }
     }
 

@@ -91,6 +91,8 @@ fn what_queues_up_during_a_write_is_one_group() {
         .collect();
     assert_eq!(through, [true, true]);
     assert_eq!(figure(&store, "commit_groups") - before, 2);
+    assert_eq!(figure(&store, "group_records_max"), 99);
+    assert!(figure(&store, "group_bytes_max") > figure(&store, "group_bytes_p50"));
 }
 
 #[test]

@@ -413,11 +413,9 @@ impl FoundQueue {
         }
         for (block, settled) in self.settled.range(from / BLOCK..=to / BLOCK) {
             let start = block.saturating_mul(BLOCK);
-            for low in settled {
+            let first = from.saturating_sub(start).min(BLOCK) as u32;
+            for low in settled.range(first..) {
                 let position = start.saturating_add(u64::from(low));
-                if position < from {
-                    continue;
-                }
                 if position >= to {
                     break;
                 }

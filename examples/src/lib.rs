@@ -9,6 +9,7 @@
 //! 3. `03_router`: a Wasm module decides, and explains itself.
 //! 4. `04_swap`: a new version of the router while messages flow.
 //! 5. `05_throughput`: batches, and how fast they are.
+//! 6. `06_stream`: messages that stay, readers with a place of their own.
 
 #![forbid(unsafe_code)]
 

@@ -3,7 +3,9 @@
 use bytes::BytesMut;
 use pointsman_core::{ChunkBuilder, DecidedBy, ExchangeId, Lane, Offset, References, RouterId};
 use pointsman_protocol::admin::{BindingSpec, ExchangeSpec, QueueSpec, Reply, Request};
-use pointsman_protocol::consume::{ConsumerOpened, Credit, DeliveryMeta, OpenConsumer, Settle, Settlement};
+use pointsman_protocol::consume::{
+    ConsumerOpened, Credit, DeliveryMeta, OpenConsumer, Settle, Settlement, StartAt, StreamPlace,
+};
 use pointsman_protocol::frame::{self, Kind};
 use pointsman_protocol::message::{MessageMeta, Value};
 use pointsman_protocol::publish::{Confirm, OpenPublisher, Outcome, PublisherOpened};
@@ -95,6 +97,7 @@ pub(crate) fn metadata() -> Vec<Vec<u8>> {
         delivery_count: 3,
         exchange: "orders",
         decided_by: "split@2",
+        place: Some(StreamPlace { offset: 300, time: 2 }),
     };
     let all = vec![
         (0, encode(&hello)),
@@ -106,6 +109,10 @@ pub(crate) fn metadata() -> Vec<Vec<u8>> {
             )),
         ),
         (2, encode(&Request::DeclareQueue(QueueSpec::new("q").exclusive()))),
+        (
+            2,
+            encode(&Request::DeclareQueue(QueueSpec::stream("s").max_bytes(1 << 30))),
+        ),
         (2, encode(&Request::Bind(binding.clone()))),
         (
             2,
@@ -155,9 +162,16 @@ pub(crate) fn metadata() -> Vec<Vec<u8>> {
                 tag: String::new(),
                 exclusive: true,
                 no_ack: false,
+                start: Some(StartAt::Timestamp(300)),
             }),
         ),
-        (9, encode(&ConsumerOpened { tag: name() })),
+        (
+            9,
+            encode(&ConsumerOpened {
+                tag: name(),
+                offset: Some(300),
+            }),
+        ),
         (
             10,
             encode(&Credit {

@@ -104,6 +104,7 @@ impl RawClient {
             tag: String::new(),
             exclusive: false,
             no_ack: false,
+            start: None,
         };
         stream.put(Kind::OpenConsumer, 0, &open, b"").await;
         assert_eq!(stream.frame().await.header.kind, Kind::ConsumerOpened);

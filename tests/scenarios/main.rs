@@ -21,6 +21,7 @@ mod repair;
 mod routers;
 mod shutdown;
 mod start;
+mod streams;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 
 mod model;
 mod store;
+mod stream;
 mod world;
 
 use world::{Figures, World};

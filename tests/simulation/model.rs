@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pointsman_core::commit::Place;
 use pointsman_core::{Chunk, ConsumerId, QueueId};
+use pointsman_protocol::admin::{QueueKind, QueueSpec};
 use pointsman_protocol::consume::Settlement;
 
 use crate::store::SimStore;
+use crate::stream::{ModelStream, Reader};
 
 /// A message: its publisher and sequence number. Bodies start with it.
 pub(crate) type Uid = (u8, u64);
@@ -37,6 +40,8 @@ pub(crate) struct ModelQueue {
 #[derive(Clone, Debug)]
 pub(crate) struct ModelConsumer {
     pub(crate) queue: QueueId,
+    /// For a stream.
+    pub(crate) reader: Option<Reader>,
     pub(crate) no_ack: bool,
     pub(crate) messages: u64,
     pub(crate) bytes: i64,
@@ -48,6 +53,7 @@ pub(crate) struct ModelConsumer {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     pub(crate) queues: BTreeMap<QueueId, ModelQueue>,
+    pub(crate) streams: BTreeMap<QueueId, ModelStream>,
     pub(crate) consumers: BTreeMap<ConsumerId, ModelConsumer>,
 }
 
@@ -62,17 +68,32 @@ impl ModelQueue {
 }
 
 impl Model {
-    pub(crate) fn declare(&mut self, queue: QueueId, durable: bool) {
-        self.queues.entry(queue).or_insert(ModelQueue {
-            durable,
-            entries: Vec::new(),
-            purges: Vec::new(),
-        });
+    pub(crate) fn declare(&mut self, queue: QueueId, spec: &QueueSpec) {
+        match spec.kind {
+            QueueKind::Work => {
+                self.queues.entry(queue).or_insert(ModelQueue {
+                    durable: spec.durable,
+                    entries: Vec::new(),
+                    purges: Vec::new(),
+                });
+            }
+            QueueKind::Stream(retention) => {
+                let stream = self.streams.entry(queue);
+                stream.or_insert_with(|| ModelStream::new(retention));
+            }
+        }
     }
 
-    /// A message was taken for the first time.
-    pub(crate) fn publish(&mut self, uid: Uid, targets: &BTreeSet<QueueId>) {
+    pub(crate) fn knows(&self, queue: QueueId) -> bool {
+        self.queues.contains_key(&queue) || self.streams.contains_key(&queue)
+    }
+
+    /// A message was taken for the first time; `len` is that of its metadata and body.
+    pub(crate) fn publish(&mut self, uid: Uid, len: usize, targets: &BTreeSet<QueueId>) {
         for queue in targets {
+            if let Some(stream) = self.streams.get_mut(queue) {
+                stream.publish(uid, len);
+            }
             let Some(queue) = self.queues.get_mut(queue) else {
                 continue;
             };
@@ -91,18 +112,34 @@ impl Model {
 
     /// Whether a message was ever put into a durable queue that is still there.
     pub(crate) fn holds(&self, uid: Uid, queue: QueueId) -> Option<bool> {
+        if let Some(stream) = self.streams.get(&queue) {
+            return Some(stream.holds(uid));
+        }
         let queue = self.queues.get(&queue)?;
         Some(queue.entries.iter().any(|entry| entry.uid == uid))
+    }
+
+    /// A reader of a stream is told where it starts.
+    pub(crate) fn opened(&mut self, id: ConsumerId, offset: Option<u64>) {
+        let Some(consumer) = self.consumers.get_mut(&id) else {
+            return;
+        };
+        let Some(Reader::Opening(opening)) = &consumer.reader else {
+            return assert_eq!((&consumer.reader.is_none(), offset), (&true, None));
+        };
+        let offset = offset.expect("a reader starts somewhere") as usize;
+        let stream = self.streams.get(&consumer.queue).expect("the stream is there");
+        stream.opened(opening, offset);
+        consumer.reader = Some(Reader::At(offset));
     }
 
     pub(crate) fn deliver(
         &mut self,
         id: ConsumerId,
         tag: u64,
-        uid: Uid,
-        len: usize,
-        redelivered: bool,
-        count: u32,
+        (uid, len): (Uid, usize),
+        (redelivered, count): (bool, u32),
+        place: Option<Place>,
     ) {
         let consumer = self
             .consumers
@@ -113,6 +150,22 @@ impl Model {
             consumer.messages > 0 && consumer.bytes > 0,
             "deliveries need credit"
         );
+        if let Some(stream) = self.streams.get(&consumer.queue) {
+            let Some(Reader::At(cursor)) = consumer.reader else {
+                panic!("a delivery before the reader is open");
+            };
+            assert_eq!((redelivered, count), (false, 0));
+            let place = place.expect("a delivery of a stream has a place");
+            consumer.reader = Some(Reader::At(stream.deliver(cursor, place, uid)));
+            consumer.next_tag += 1;
+            consumer.messages -= 1;
+            consumer.bytes -= len as i64;
+            if !consumer.no_ack {
+                consumer.out.insert(tag, cursor);
+            }
+            return;
+        }
+        assert_eq!(place, None);
         let queue = self.queues.get_mut(&consumer.queue).expect("the queue is there");
         let next = queue.next().expect("something is ready");
         let entry = &mut queue.entries[next];
@@ -178,10 +231,14 @@ impl Model {
     pub(crate) fn delete(&mut self, queue: QueueId) {
         self.consumers.retain(|_, consumer| consumer.queue != queue);
         self.queues.remove(&queue);
+        self.streams.remove(&queue);
     }
 
     /// The oldest purge of a queue is done.
     pub(crate) fn purged(&mut self, queue: QueueId) -> Option<u64> {
+        if let Some(stream) = self.streams.get_mut(&queue) {
+            return Some(stream.purged());
+        }
         let queue = self.queues.get_mut(&queue)?;
         let below = queue.purges.remove(0);
         let mut removed = 0;
@@ -198,6 +255,14 @@ impl Model {
     /// stands where the store says.
     pub(crate) fn crash(&mut self, store: &SimStore) {
         self.consumers.clear();
+        for (id, stream) in &mut self.streams {
+            stream.crash();
+            let state = store
+                .states
+                .get(id)
+                .map_or((0, 0), |state| (state.head.0, state.tail.0));
+            assert_eq!(state, (stream.head as u64, stream.entries.len() as u64));
+        }
         self.queues.retain(|_, queue| queue.durable);
         for (&id, queue) in &mut self.queues {
             let below = queue.purges.drain(..).max().unwrap_or(0);

@@ -12,14 +12,14 @@ use roaring::RoaringBitmap;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SimStore {
-    pub(crate) chunks: BTreeMap<Offset, Stored>,
+    pub(crate) chunks: BTreeMap<(Lane, Offset), Stored>,
     pub(crate) index: BTreeMap<(QueueId, Position), IndexEntry>,
     pub(crate) states: BTreeMap<QueueId, QueueState>,
     pub(crate) acks: BTreeMap<(QueueId, u64), RoaringBitmap>,
     pub(crate) attempts: BTreeMap<(QueueId, Position), u32>,
     identities: BTreeMap<PublisherIdentity, IdentityState>,
     definitions: BTreeMap<DefinitionKey, Definition>,
-    next_offset: Offset,
+    next_offsets: [Offset; 2],
 }
 
 /// A chunk as a disk has it.
@@ -28,7 +28,7 @@ pub(crate) struct Stored {
     chunk: Arc<Chunk>,
     /// References when it was written: what had none is not in it.
     written: References,
-    left: References,
+    pub(crate) left: References,
 }
 
 impl SimStore {
@@ -41,16 +41,20 @@ impl SimStore {
     fn apply_one(&mut self, record: &Record) {
         match record.clone() {
             Record::Append { chunk, references } => {
-                assert_eq!((chunk.lane, chunk.base), (Lane::Queues, self.next_offset));
+                let next = self
+                    .next_offsets
+                    .get_mut(chunk.lane as usize)
+                    .expect("a durable lane");
+                assert_eq!(chunk.base, *next);
                 assert!(references.live() == chunk.count() && references.records() == chunk.count());
                 assert!(chunk.count() > 0);
-                self.next_offset.0 += u64::from(chunk.count());
+                next.0 += u64::from(chunk.count());
                 let stored = Stored {
                     chunk,
                     written: references.clone(),
                     left: references,
                 };
-                self.chunks.insert(stored.chunk.base, stored);
+                self.chunks.insert((stored.chunk.lane, stored.chunk.base), stored);
             }
             Record::Release {
                 lane,
@@ -58,15 +62,14 @@ impl SimStore {
                 record,
                 count,
             } => {
-                assert_eq!(lane, Lane::Queues);
                 let stored = self
                     .chunks
-                    .get_mut(&base)
+                    .get_mut(&(lane, base))
                     .expect("a chunk that is there is released");
                 let missing = stored.left.release(record, count);
                 assert_eq!(missing, 0, "no more is released than there is");
                 if stored.left.live() == 0 {
-                    self.chunks.remove(&base);
+                    self.chunks.remove(&(lane, base));
                 }
             }
             Record::Index { queue, entry } => {
@@ -156,8 +159,8 @@ impl SimStore {
             .collect()
     }
 
-    pub(crate) fn read_chunk(&self, base: Offset) -> Option<Arc<Chunk>> {
-        self.chunks.get(&base).map(reparsed)
+    pub(crate) fn read_chunk(&self, lane: Lane, base: Offset) -> Option<Arc<Chunk>> {
+        self.chunks.get(&(lane, base)).map(reparsed)
     }
 
     /// Drops what is dead of one of the chunks. Returns whether that was anything.
@@ -194,7 +197,7 @@ impl SimStore {
                 .map(|((queue, position), count)| (*queue, *position, *count))
                 .collect(),
             identities: self.identities.clone().into_iter().collect(),
-            next_offsets: [self.next_offset, Offset(0)],
+            next_offsets: self.next_offsets,
         }
     }
 }

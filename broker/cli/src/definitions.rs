@@ -6,7 +6,9 @@ use std::path::Path;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pointsman_protocol::ParseFsyncError;
-use pointsman_protocol::admin::{Argument, BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueSpec};
+use pointsman_protocol::admin::{
+    Argument, BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, Retention,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -60,6 +62,21 @@ pub(crate) struct Queue {
     /// As `queue declare --fsync` takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fsync: Option<String>,
+    /// Makes it a stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stream: Option<Stream>,
+}
+
+/// When a stream drops messages.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Stream {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_age_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_messages: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -167,6 +184,11 @@ impl From<QueueSpec> for Queue {
             durable: spec.durable,
             auto_delete: spec.auto_delete,
             fsync: spec.fsync.map(|fsync| fsync.to_string()),
+            stream: spec.kind.retention().map(|retention| Stream {
+                max_age_ms: retention.max_age_ms,
+                max_bytes: retention.max_bytes,
+                max_messages: retention.max_messages,
+            }),
         }
     }
 }
@@ -174,10 +196,18 @@ impl From<QueueSpec> for Queue {
 impl Queue {
     pub(crate) fn spec(&self) -> Result<QueueSpec, String> {
         let fsync = self.fsync.as_deref().map(str::parse).transpose();
+        let kind = self.stream.as_ref().map(|stream| {
+            QueueKind::Stream(Retention {
+                max_age_ms: stream.max_age_ms,
+                max_bytes: stream.max_bytes,
+                max_messages: stream.max_messages,
+            })
+        });
         Ok(QueueSpec {
             durable: self.durable,
             auto_delete: self.auto_delete,
             fsync: fsync.map_err(|error: ParseFsyncError| error.to_string())?,
+            kind: kind.unwrap_or_default(),
             ..QueueSpec::new(self.name.clone())
         })
     }
@@ -295,7 +325,10 @@ mod tests {
                 config: String::new(),
                 module: values::base64(b"\0asm"),
             }],
-            queues: vec![QueueSpec::new("large").fsync(Fsync::Interval(5)).into()],
+            queues: vec![
+                QueueSpec::new("large").fsync(Fsync::Interval(5)).into(),
+                QueueSpec::stream("history").max_bytes(5).into(),
+            ],
             exchanges: vec![ExchangeSpec::new("orders", ExchangeKind::ConsistentHash).into()],
             bindings: vec![binding.into()],
         }])
@@ -311,6 +344,8 @@ mod tests {
                 panic!("one vhost")
             };
             assert_eq!(vhost.queues[0].spec().unwrap().fsync, Some(Fsync::Interval(5)));
+            let history = QueueSpec::stream("history").max_bytes(5);
+            assert_eq!(vhost.queues[1].spec().unwrap(), history);
             let binding = vhost.bindings[0].spec().unwrap();
             assert_eq!(binding.arguments[0].1, Argument::Bytes(vec![0, 255]));
             assert_eq!(

@@ -24,6 +24,7 @@ mod commands;
 mod guest;
 
 mod definitions;
+mod amounts;
 mod human;
 mod values;
 

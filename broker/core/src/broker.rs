@@ -16,6 +16,7 @@ use crate::limits::Bounds;
 use crate::log::Log;
 use crate::publisher::Publishers;
 use crate::queue::{Queue, Turn};
+use crate::stream::Stream;
 use crate::topology::Topology;
 
 /// The broker as a deterministic state machine: the same inputs at the same times make the same commits, bit for bit.
@@ -24,6 +25,7 @@ use crate::topology::Topology;
 ///   effects.
 /// - [`Broker::finish`] ends a turn: it closes the chunks, hands out deliveries, and writes once a turn what would
 ///   otherwise be written once a message. The commit is complete then.
+/// - [`Broker::poll_timeout`] says when a turn is due though nothing comes in.
 /// - [`Broker::topology`] and [`Broker::totals`] look.
 ///
 /// Nothing is ever asked of the clock: times are milliseconds since the Unix epoch, handed in with each call.
@@ -36,7 +38,12 @@ pub struct Broker {
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) publishers: Publishers,
     pub(crate) consumers: BTreeMap<ConsumerId, Consumer>,
+    /// Work queues.
     pub(crate) queues: BTreeMap<QueueId, Queue>,
+    /// The other queues.
+    pub(crate) streams: BTreeMap<QueueId, Stream>,
+    /// When retention of streams is due, in milliseconds since the Unix epoch.
+    deadlines: BTreeSet<(u64, QueueId)>,
     pub(crate) log: Log,
     pub(crate) bounds: Bounds,
     /// Queues that want a turn, in the order they came to want it.
@@ -73,7 +80,7 @@ pub struct Totals {
     pub routers: u64,
     /// Publisher identities that are remembered.
     pub identities: u64,
-    /// Messages waiting in all queues.
+    /// Messages waiting in all queues, and there in all streams.
     pub ready: u64,
     /// Messages delivered and not settled.
     pub unsettled: u64,
@@ -114,7 +121,9 @@ impl Broker {
             publishers: Publishers::default(),
             consumers: BTreeMap::new(),
             queues: BTreeMap::new(),
-            log: Log::new(Offset(0), bounds.cache_bytes, bounds.memory_bytes),
+            streams: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            log: Log::new([Offset(0); 2], bounds.cache_bytes, bounds.memory_bytes),
             bounds,
             listed: Vec::new(),
             taken: Vec::new(),
@@ -175,6 +184,7 @@ impl Broker {
                 tag,
                 exclusive,
                 no_ack,
+                start,
             } => {
                 let opening = Opening {
                     connection,
@@ -183,6 +193,7 @@ impl Broker {
                     tag,
                     exclusive,
                     no_ack,
+                    start,
                 };
                 self.open_consumer(opening, commit);
             }
@@ -196,11 +207,13 @@ impl Broker {
             Input::IndexRead { queue, from, entries } => {
                 if let Some(waiting) = self.queues.get_mut(&queue) {
                     waiting.index_read(from, entries);
-                    self.list(queue);
+                } else if let Some(waiting) = self.streams.get_mut(&queue) {
+                    waiting.index_read(from, entries);
                 }
+                self.list(queue);
             }
-            Input::ChunkRead { base, chunk, .. } => {
-                for queue in self.log.chunk_read(base, chunk) {
+            Input::ChunkRead { lane, base, chunk } => {
+                for queue in self.log.chunk_read(lane, base, chunk) {
                     self.list(queue);
                 }
             }
@@ -254,10 +267,20 @@ impl Broker {
 
     /// Ends a turn. Returns whether another one would do more without any input; the driver then takes it soon, but
     /// after what waits in its mailbox.
-    pub fn finish(&mut self, _now: u64, commit: &mut Commit) -> bool {
+    pub fn finish(&mut self, now: u64, commit: &mut Commit) -> bool {
         self.log.seal(commit);
+        while let Some(&(due, id)) = self.deadlines.first()
+            && due <= now
+        {
+            self.deadlines.pop_first();
+            self.list(id);
+        }
         for id in std::mem::take(&mut self.listed) {
-            self.queue_turn(id, commit);
+            if self.streams.contains_key(&id) {
+                self.stream_turn(id, now, commit);
+            } else {
+                self.queue_turn(id, commit);
+            }
         }
         self.log.finish(commit);
         self.publishers.finish(commit);
@@ -289,12 +312,51 @@ impl Broker {
         }
     }
 
+    fn stream_turn(&mut self, id: QueueId, now: u64, commit: &mut Commit) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.listed = false;
+        stream.index(now, commit);
+        let before = stream.due;
+        let more = stream.turn(
+            now,
+            &mut Turn {
+                consumers: &mut self.consumers,
+                log: &mut self.log,
+                bounds: &self.bounds,
+                commit,
+                delivered: &mut self.delivered,
+            },
+        );
+        stream.write(commit);
+        let (due, drained) = (stream.due, stream.is_drained());
+        if let Some(before) = before {
+            self.deadlines.remove(&(before, id));
+        }
+        self.deadlines.extend(due.map(|due| (due, id)));
+        if drained {
+            commit.records.push(Record::QueueGone { queue: id });
+            self.streams.remove(&id);
+        } else if more {
+            self.list(id);
+        }
+    }
+
+    /// When a turn should be taken though nothing came in, in milliseconds since the Unix epoch: something in a stream
+    /// gets too old.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.deadlines.first().map(|(due, _)| *due)
+    }
+
     /// Gives a queue a turn at the end of this one.
     pub(crate) fn list(&mut self, id: QueueId) {
-        if let Some(queue) = self.queues.get_mut(&id)
-            && !queue.listed
+        let queue = self.queues.get_mut(&id).map(|queue| &mut queue.listed);
+        let stream = self.streams.get_mut(&id).map(|stream| &mut stream.listed);
+        if let Some(listed) = queue.or(stream)
+            && !*listed
         {
-            queue.listed = true;
+            *listed = true;
             self.listed.push(id);
         }
     }
@@ -302,12 +364,15 @@ impl Broker {
     /// Counts. Costs a look at each queue.
     pub fn totals(&self) -> Totals {
         let counters = self.queues.values().map(|queue| queue.counters);
-        let mut totals = counters.fold(Totals::default(), |mut sum, counters| {
-            sum.ready += counters.ready;
-            sum.unsettled += counters.unsettled;
-            sum.missing += counters.missing;
-            sum
-        });
+        let streams = self.streams.values().map(Stream::counters);
+        let mut totals = counters
+            .chain(streams)
+            .fold(Totals::default(), |mut sum, counters| {
+                sum.ready += counters.ready;
+                sum.unsettled += counters.unsettled;
+                sum.missing += counters.missing;
+                sum
+            });
         let topology = &self.definitions.topology;
         totals.connections = self.connections.len() as u64;
         totals.consumers = self.consumers.len() as u64;

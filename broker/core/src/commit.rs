@@ -142,8 +142,13 @@ pub enum Record {
 pub struct IndexEntry {
     /// The first position.
     pub first: Position,
-    /// Runs in order; their counts add up to the number of positions.
+    /// Runs in order; their counts add up to the number of positions. In a stream all of them are of one chunk.
     pub runs: Vec<Run>,
+    /// In a stream, when its messages were put in, in milliseconds since the Unix epoch; never falls from one entry
+    /// to the next. 0 in a work queue, where nobody asks.
+    pub time: u64,
+    /// In a stream, bytes of its messages' metadata and bodies. 0 in a work queue.
+    pub bytes: u64,
 }
 
 impl IndexEntry {
@@ -158,6 +163,16 @@ impl IndexEntry {
     /// When the entry is empty, which no entry is.
     pub fn last(&self) -> Position {
         Position(self.first.0 + self.count() - 1)
+    }
+
+    /// Adds a run that follows, if it is of the chunk that the entry is of.
+    pub(crate) fn add(&mut self, run: Run) -> bool {
+        match self.runs.last_mut() {
+            Some(last) if (last.lane, last.chunk) != (run.lane, run.chunk) => return false,
+            Some(last) if last.record + last.count == run.record => last.count += run.count,
+            _ => self.runs.push(run),
+        }
+        true
     }
 }
 
@@ -181,8 +196,19 @@ pub struct QueueState {
     pub head: Position,
     /// The position the next message gets.
     pub tail: Position,
-    /// Every position that was ever delivered is below.
+    /// Every position that was ever delivered is below; 0 for a stream.
     pub delivered: Position,
+    /// For a stream, what there is beside.
+    pub stream: Option<StreamState>,
+}
+
+/// Where a stream stands, beside its head and tail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamState {
+    /// Bytes of metadata and bodies of the messages from head to tail.
+    pub bytes: u64,
+    /// Time of the last entry there ever was, in milliseconds since the Unix epoch.
+    pub time: u64,
 }
 
 /// What the broker remembers of a publisher's identity.
@@ -239,6 +265,8 @@ pub enum Effect {
         consumer: ConsumerId,
         /// Its tag.
         tag: String,
+        /// The offset it starts at in a stream.
+        offset: Option<u64>,
     },
     /// A consumer could not open, did what it may not, or its queue is gone; its stream is closed.
     ConsumerClosed {
@@ -263,9 +291,10 @@ pub enum Effect {
         redelivered: bool,
         /// How often they were delivered before, as far as is known.
         delivery_count: u32,
+        /// Where the first of them is, when they are of a stream; the others follow.
+        place: Option<Place>,
     },
-    /// Read index entries of a queue from this position on, up to but without `to`; about
-    /// [`crate::limits::QUEUE_PAGE_RUNS`] runs are enough.
+    /// Read index entries of a queue from this position on, up to but without `to`; about `runs_max` runs are enough.
     ReadIndex {
         /// The queue.
         queue: QueueId,
@@ -273,6 +302,8 @@ pub enum Effect {
         from: Position,
         /// The position to stop before.
         to: Position,
+        /// About how many runs.
+        runs_max: usize,
     },
     /// Read a chunk.
     ReadChunk {
@@ -283,6 +314,15 @@ pub enum Effect {
     },
     /// What is declared has changed; route by this from now on.
     Topology(Arc<Topology>),
+}
+
+/// Where a message is in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its offset.
+    pub offset: Position,
+    /// When it was put in, in milliseconds since the Unix epoch.
+    pub time: u64,
 }
 
 /// What a store gives back when it opens: all that `Broker::restore` needs, which does not grow with the

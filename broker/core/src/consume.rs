@@ -1,6 +1,6 @@
 //! Connections and consumers come and go, take credit and settle.
 
-use pointsman_protocol::consume::{Credit, Settle, Settlement};
+use pointsman_protocol::consume::{Credit, Settle, Settlement, StartAt};
 use pointsman_protocol::{ErrorBody, ErrorCode};
 
 use crate::broker::{Broker, Connection};
@@ -8,6 +8,7 @@ use crate::commit::{Commit, Effect};
 use crate::consumer::Consumer;
 use crate::ids::{ConnectionId, ConsumerId, DeliveryTag, QueueId};
 use crate::limits::QUEUE_CONSUMERS_MAX;
+use crate::stream::Stream;
 
 /// What a consumer's stream asks for when it opens.
 pub(crate) struct Opening {
@@ -17,6 +18,7 @@ pub(crate) struct Opening {
     pub(crate) tag: String,
     pub(crate) exclusive: bool,
     pub(crate) no_ack: bool,
+    pub(crate) start: Option<StartAt>,
 }
 
 impl Broker {
@@ -57,14 +59,18 @@ impl Broker {
     fn admit(&self, opening: &Opening) -> Result<QueueId, ErrorBody> {
         let name = &opening.queue;
         let id = self.usable_queue(opening.connection, name)?.id;
-        let Some(queue) = self.queues.get(&id) else {
+        let Some((consumers, has_exclusive)) = self.consumers_of(id) else {
             return Err(ErrorBody::new(
                 ErrorCode::Internal,
                 format!("queue '{name}' has no state"),
             ));
         };
-        let consumers = queue.consumers.len();
-        if queue.exclusive_consumer {
+        if opening.start.is_some() && !self.streams.contains_key(&id) {
+            let message = format!("queue '{name}' is a work queue, which has no offsets to start at");
+            return Err(ErrorBody::new(ErrorCode::InvalidArgument, message)
+                .hint("only streams are read from an offset or a time"));
+        }
+        if has_exclusive {
             let message = format!("queue '{name}' has an exclusive consumer");
             return Err(ErrorBody::new(ErrorCode::ResourceLocked, message));
         }
@@ -79,6 +85,15 @@ impl Broker {
         Ok(id)
     }
 
+    /// How many consumers a queue has, and whether the one wants no other beside it.
+    pub(crate) fn consumers_of(&self, id: QueueId) -> Option<(usize, bool)> {
+        match (self.queues.get(&id), self.streams.get(&id)) {
+            (Some(queue), _) => Some((queue.consumers.len(), queue.exclusive_consumer)),
+            (None, Some(stream)) => Some((stream.readers(), stream.exclusive_consumer)),
+            (None, None) => None,
+        }
+    }
+
     fn add_consumer(&mut self, opening: Opening, queue: QueueId, commit: &mut Commit) {
         let Opening {
             connection,
@@ -86,6 +101,7 @@ impl Broker {
             tag,
             exclusive,
             no_ack,
+            start,
             ..
         } = opening;
         let tag = if tag.is_empty() {
@@ -93,16 +109,26 @@ impl Broker {
         } else {
             tag
         };
-        if let Some(state) = self.queues.get_mut(&queue) {
-            state.consumers.insert(consumer);
-            state.exclusive_consumer = exclusive;
-        }
         if let Some(state) = self.connections.get_mut(&connection) {
             state.consumers.insert(consumer);
         }
         let state = Consumer::new(consumer, connection, queue, no_ack);
         self.consumers.insert(consumer, state);
-        commit.effects.push(Effect::ConsumerOpened { consumer, tag });
+        if let Some(stream) = self.streams.get_mut(&queue) {
+            stream.exclusive_consumer = exclusive;
+            stream.open(consumer, tag, start.unwrap_or(StartAt::Next), commit);
+            return self.list(queue);
+        }
+        if let Some(state) = self.queues.get_mut(&queue) {
+            state.consumers.insert(consumer);
+            state.exclusive_consumer = exclusive;
+        }
+        let offset = None;
+        commit.effects.push(Effect::ConsumerOpened {
+            consumer,
+            tag,
+            offset,
+        });
     }
 
     pub(crate) fn grant(&mut self, id: ConsumerId, credit: Credit) {
@@ -119,10 +145,13 @@ impl Broker {
         if let Some(consumer) = self.consumers.get_mut(&id)
             && !consumer.hungry
             && consumer.wants_more()
-            && let Some(state) = self.queues.get_mut(&queue)
         {
             consumer.hungry = true;
-            state.queue_up(id);
+            if let Some(state) = self.queues.get_mut(&queue) {
+                state.queue_up(id);
+            } else if let Some(stream) = self.streams.get_mut(&queue) {
+                stream.queue_up(id);
+            }
             self.list(queue);
         }
     }
@@ -148,8 +177,12 @@ impl Broker {
         self.list(queue);
     }
 
-    /// Does to the queue what was settled.
+    /// Does to the queue what was settled. A stream only counts: whatever a reader makes of a message, it stays.
     fn apply(&mut self, id: QueueId, how: Settlement, commit: &mut Commit) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            let counts = self.taken.drain(..).map(|taken| u64::from(taken.run.count));
+            return stream.settle(counts.sum(), how);
+        }
         let Some(queue) = self.queues.get_mut(&id) else {
             self.taken.clear();
             return;
@@ -193,6 +226,8 @@ impl Broker {
         self.apply(queue, Settlement::Requeue, commit);
         if let Some(state) = self.queues.get_mut(&queue) {
             state.leave(id);
+        } else if let Some(stream) = self.streams.get_mut(&queue) {
+            stream.leave(id);
         }
         self.list(queue);
         Some(queue)
@@ -200,10 +235,14 @@ impl Broker {
 
     /// Closes the consumers of a queue that goes away.
     pub(crate) fn close_consumers_of(&mut self, queue: QueueId, name: &str, why: &str, commit: &mut Commit) {
-        let Some(state) = self.queues.get(&queue) else {
-            return;
-        };
-        for consumer in state.consumers.clone() {
+        let of_queue = self
+            .queues
+            .get(&queue)
+            .into_iter()
+            .flat_map(|queue| &queue.consumers);
+        let of_stream = self.streams.get(&queue).into_iter().flat_map(Stream::reader_ids);
+        let consumers: Vec<ConsumerId> = of_queue.copied().chain(of_stream).collect();
+        for consumer in consumers {
             self.take_away(consumer, commit);
             let message = format!("queue '{name}' is gone: {why}");
             let error = ErrorBody::new(ErrorCode::NotFound, message);

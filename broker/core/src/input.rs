@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pointsman_protocol::admin::Request;
-use pointsman_protocol::consume::{Credit, Settle};
+use pointsman_protocol::consume::{Credit, Settle, StartAt};
 use smallvec::SmallVec;
 
 use crate::catalog::{UserVerifier, VersionSpec};
@@ -93,6 +93,8 @@ pub enum Input {
         exclusive: bool,
         /// Deliveries count as acknowledged once handed out.
         no_ack: bool,
+        /// Where to start in a stream.
+        start: Option<StartAt>,
     },
     /// A consumer takes more deliveries.
     Credit {

@@ -17,6 +17,7 @@ mod publisher;
 mod definitions;
 mod log;
 mod queue;
+mod stream;
 mod consume;
 mod consumer;
 pub mod chunk;

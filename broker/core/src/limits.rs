@@ -45,7 +45,13 @@ pub const PUBLISHER_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 pub const HASH_WEIGHT_MAX: u32 = 10_000;
 /// Chunks a queue asks for ahead of the one it waits for.
 pub const CHUNKS_AHEAD: usize = 16;
-/// Index runs a purge or the deletion of a queue works off in one turn.
+/// Runs of index entries a reader of a stream keeps in memory while it is behind, and retention at the head.
+pub const STREAM_PAGE_RUNS: usize = 128;
+/// Chunks a reader of a stream asks for ahead of the one it waits for; less than a queue does, as there may be many.
+pub const STREAM_CHUNKS_AHEAD: usize = 4;
+/// How long a stream keeps messages at most beyond their age, in milliseconds, so that old ones go together.
+pub const RETENTION_STEP_MS: u64 = 1_000;
+/// Index runs a purge, retention or the deletion of a queue works off in one turn.
 pub const PURGE_RUNS_PER_TURN: usize = 16 * 1_024;
 
 /// The bounds that say how much of the queues is in memory and how long a turn is. Tests make them tiny, so that a

@@ -1,10 +1,11 @@
 //! The log as the core sees it: the chunks being filled in this turn, the chunks kept for delivery, and what the
 //! queues released.
 //!
-//! A queue is wholly in one lane. Messages of durable queues go to [`Lane::Queues`], where the store keeps them and
-//! this keeps a bounded cache. Messages of transient queues go to [`Lane::Memory`], of which this is the only keeper.
-//! A message for both kinds is put into both lanes, so that a chunk on disk is referenced by what is on disk only:
-//! after a crash, when transient queues are gone, nothing of it leaks.
+//! A queue is wholly in one lane. Messages of durable queues go to [`Lane::Queues`] and those of streams to
+//! [`Lane::Streams`], where the store keeps them and this keeps a bounded cache. Messages of transient queues go to
+//! [`Lane::Memory`], of which this is the only keeper. A message for several kinds is put into several lanes. So a
+//! chunk on disk is referenced by what is on disk only: after a crash, when transient queues are gone, nothing of it
+//! leaks. And a chunk that work queues settle soon does not stay for a stream's sake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ const CHUNK_OVERHEAD: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Log {
     queues: Writer,
+    streams: Writer,
     memory: Writer,
     cache: Cache,
     held: BTreeMap<Offset, Held>,
@@ -29,10 +31,13 @@ pub(crate) struct Log {
     memory_bytes_max: usize,
     /// What this turn released.
     released: Vec<Released>,
-    reading: BTreeMap<Offset, BTreeSet<QueueId>>,
+    reading: BTreeMap<Key, BTreeSet<QueueId>>,
     /// Chunks that were asked for in vain, until the end of the turn.
-    missing: BTreeSet<Offset>,
+    missing: BTreeSet<Key>,
 }
+
+/// Names a chunk of a durable lane.
+type Key = (Lane, Offset);
 
 /// A chunk of the memory lane and how many places in queues name its messages.
 #[derive(Debug)]
@@ -44,7 +49,7 @@ struct Held {
 /// One place in a queue of each of consecutive records of a durable chunk is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Released {
-    chunk: Offset,
+    chunk: Key,
     record: u32,
     count: u32,
 }
@@ -61,10 +66,11 @@ impl Released {
 }
 
 impl Log {
-    /// A log that goes on at offset `next` of the lane of durable queues.
-    pub(crate) fn new(next: Offset, cache_bytes: usize, memory_bytes: usize) -> Log {
+    /// A log that goes on at these offsets of the lanes of durable queues and of streams.
+    pub(crate) fn new([queues, streams]: [Offset; 2], cache_bytes: usize, memory_bytes: usize) -> Log {
         Log {
-            queues: Writer::new(Lane::Queues, next),
+            queues: Writer::new(Lane::Queues, queues),
+            streams: Writer::new(Lane::Streams, streams),
             memory: Writer::new(Lane::Memory, Offset(0)),
             cache: Cache::new(cache_bytes),
             held: BTreeMap::new(),
@@ -116,13 +122,15 @@ impl Log {
     /// Closes the open chunks, at the end of a turn.
     pub(crate) fn seal(&mut self, commit: &mut Commit) {
         self.seal_lane(Lane::Queues, commit);
+        self.seal_lane(Lane::Streams, commit);
         self.seal_lane(Lane::Memory, commit);
     }
 
     fn writer(&mut self, lane: Lane) -> &mut Writer {
         match lane {
             Lane::Memory => &mut self.memory,
-            Lane::Queues | Lane::Streams => &mut self.queues,
+            Lane::Queues => &mut self.queues,
+            Lane::Streams => &mut self.streams,
         }
     }
 
@@ -144,50 +152,52 @@ impl Log {
     pub(crate) fn chunk(&mut self, lane: Lane, base: Offset) -> Option<&Arc<Chunk>> {
         match lane {
             Lane::Memory => self.held.get(&base).map(|held| &held.chunk),
-            Lane::Queues | Lane::Streams => self.cache.get(base),
+            Lane::Queues | Lane::Streams => self.cache.get((lane, base)),
         }
     }
 
     /// Asks for a chunk that `waiter` needs, or that it will need soon when there is no waiter.
-    pub(crate) fn read(&mut self, base: Offset, waiter: Option<QueueId>, commit: &mut Commit) {
-        if waiter.is_none() && self.cache.chunks.contains_key(&base) {
+    pub(crate) fn read(&mut self, lane: Lane, base: Offset, waiter: Option<QueueId>, commit: &mut Commit) {
+        if waiter.is_none() && self.cache.chunks.contains_key(&(lane, base)) {
             return;
         }
         self.cache.misses += u64::from(waiter.is_some());
-        let waiters = self.reading.entry(base).or_insert_with(|| {
-            commit.effects.push(Effect::ReadChunk {
-                lane: Lane::Queues,
-                base,
-            });
+        let waiters = self.reading.entry((lane, base)).or_insert_with(|| {
+            commit.effects.push(Effect::ReadChunk { lane, base });
             BTreeSet::new()
         });
         waiters.extend(waiter);
     }
 
     /// Takes in a chunk that was asked for, or that it is gone, and returns the queues that wait for it.
-    pub(crate) fn chunk_read(&mut self, base: Offset, chunk: Option<Arc<Chunk>>) -> BTreeSet<QueueId> {
-        let Some(waiters) = self.reading.remove(&base) else {
+    pub(crate) fn chunk_read(
+        &mut self,
+        lane: Lane,
+        base: Offset,
+        chunk: Option<Arc<Chunk>>,
+    ) -> BTreeSet<QueueId> {
+        let Some(waiters) = self.reading.remove(&(lane, base)) else {
             return BTreeSet::new();
         };
         match chunk {
             Some(chunk) => self.cache.insert(chunk, None),
             None => {
-                self.missing.insert(base);
+                self.missing.insert((lane, base));
             }
         }
         waiters
     }
 
     /// Whether the store said in this turn that it has no such chunk.
-    pub(crate) fn is_missing(&self, base: Offset) -> bool {
-        self.missing.contains(&base)
+    pub(crate) fn is_missing(&self, lane: Lane, base: Offset) -> bool {
+        self.missing.contains(&(lane, base))
     }
 
     /// One place in a queue of each message of a run is settled.
     pub(crate) fn release(&mut self, run: Run) {
         if run.lane != Lane::Memory {
             self.note_released(Released {
-                chunk: run.chunk,
+                chunk: (run.lane, run.chunk),
                 record: run.record,
                 count: run.count,
             });
@@ -220,9 +230,10 @@ impl Log {
         released.dedup_by(|next, before| before.joins(*next));
         for Released { chunk, record, count } in released.drain(..) {
             self.cache.release(chunk, count);
+            let (lane, base) = chunk;
             commit.records.push(Record::Release {
-                lane: Lane::Queues,
-                base: chunk,
+                lane,
+                base,
                 record,
                 count,
             });
@@ -288,8 +299,8 @@ impl Writer {
 /// settled goes at once.
 #[derive(Debug)]
 struct Cache {
-    chunks: BTreeMap<Offset, Cached>,
-    by_use: BTreeMap<u64, Offset>,
+    chunks: BTreeMap<Key, Cached>,
+    by_use: BTreeMap<u64, Key>,
     last_use: u64,
     bytes: usize,
     bytes_max: usize,
@@ -319,55 +330,55 @@ impl Cache {
     }
 
     fn insert(&mut self, chunk: Arc<Chunk>, references: Option<u64>) {
-        let base = chunk.base;
-        self.remove(base);
+        let key = (chunk.lane, chunk.base);
+        self.remove(key);
         self.last_use += 1;
-        self.by_use.insert(self.last_use, base);
+        self.by_use.insert(self.last_use, key);
         self.bytes += cost(&chunk);
         let cached = Cached {
             chunk,
             used: self.last_use,
             references,
         };
-        self.chunks.insert(base, cached);
+        self.chunks.insert(key, cached);
     }
 
-    fn get(&mut self, base: Offset) -> Option<&Arc<Chunk>> {
-        let cached = self.chunks.get_mut(&base)?;
+    fn get(&mut self, key: Key) -> Option<&Arc<Chunk>> {
+        let cached = self.chunks.get_mut(&key)?;
         self.hits += 1;
         if cached.used != self.last_use {
             self.by_use.remove(&cached.used);
             self.last_use += 1;
-            self.by_use.insert(self.last_use, base);
+            self.by_use.insert(self.last_use, key);
             cached.used = self.last_use;
         }
         Some(&cached.chunk)
     }
 
-    fn release(&mut self, base: Offset, count: u32) {
+    fn release(&mut self, key: Key, count: u32) {
         let Some(references) = self
             .chunks
-            .get_mut(&base)
+            .get_mut(&key)
             .and_then(|cached| cached.references.as_mut())
         else {
             return;
         };
         *references = references.saturating_sub(u64::from(count));
         if *references == 0 {
-            self.remove(base);
+            self.remove(key);
         }
     }
 
     fn trim(&mut self) {
         while self.bytes > self.bytes_max
-            && let Some((_, &base)) = self.by_use.first_key_value()
+            && let Some((_, &key)) = self.by_use.first_key_value()
         {
-            self.remove(base);
+            self.remove(key);
         }
     }
 
-    fn remove(&mut self, base: Offset) {
-        if let Some(cached) = self.chunks.remove(&base) {
+    fn remove(&mut self, key: Key) {
+        if let Some(cached) = self.chunks.remove(&key) {
             self.by_use.remove(&cached.used);
             self.bytes -= cost(&cached.chunk);
         }

@@ -15,9 +15,13 @@ use crate::input::{MessageCopy, Publish, Verdict};
 #[derive(Default)]
 struct Lanes {
     durable: SmallVec<[QueueId; 4]>,
+    streams: SmallVec<[QueueId; 4]>,
     transient: SmallVec<[QueueId; 4]>,
     /// The strongest promise of the durable ones.
     sync: Option<Duration>,
+    /// That of the streams, whether or not a message is persistent: an offset that a reader has seen must never be
+    /// another message's.
+    stream_sync: Option<Duration>,
 }
 
 impl Broker {
@@ -127,12 +131,14 @@ impl Broker {
         }
         for (copy, to) in copies.iter().zip(&lanes) {
             self.place_copy(Lane::Memory, copy, &to.transient, now, commit);
-            if !to.durable.is_empty() {
-                self.place_copy(Lane::Queues, copy, &to.durable, now, commit);
+            self.place_copy(Lane::Queues, copy, &to.durable, now, commit);
+            self.place_copy(Lane::Streams, copy, &to.streams, now, commit);
+            if !to.durable.is_empty() || !to.streams.is_empty() {
                 self.publishers.mark(identity);
                 if copy.persistent {
                     commit.sync_within(to.sync);
                 }
+                commit.sync_within(to.stream_sync);
             }
         }
         Ok(count_distinct(&lanes))
@@ -150,6 +156,10 @@ impl Broker {
                 }
                 Some(_) => lanes.transient.push(id),
                 None => {}
+            }
+            if let Some(stream) = self.streams.get(&id).filter(|stream| !stream.is_gone()) {
+                lanes.streams.push(id);
+                lanes.stream_sync = strongest(lanes.stream_sync, stream.sync);
             }
         }
         lanes
@@ -171,18 +181,26 @@ impl Broker {
         for &id in queues {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.push(run);
+            } else if let Some(stream) = self.streams.get_mut(&id) {
+                stream.push(run, copy.content.len());
             }
             self.list(id);
         }
     }
 }
 
+impl Lanes {
+    fn iter(&self) -> impl Iterator<Item = &QueueId> {
+        self.durable.iter().chain(&self.streams).chain(&self.transient)
+    }
+}
+
 /// How many queues there are over all copies of a message.
 fn count_distinct(lanes: &[Lanes]) -> u32 {
     if let [only] = lanes {
-        return (only.durable.len() + only.transient.len()) as u32;
+        return only.iter().count() as u32;
     }
-    let all = lanes.iter().flat_map(|to| to.durable.iter().chain(&to.transient));
+    let all = lanes.iter().flat_map(Lanes::iter);
     let mut all: SmallVec<[QueueId; 16]> = all.copied().collect();
     all.sort_unstable();
     all.dedup();

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pointsman_protocol::admin::{BindingSpec, Destination};
+use pointsman_protocol::admin::{BindingSpec, Destination, Retention};
 
 use crate::broker::Broker;
 use crate::catalog::{Definition, DefinitionKey, NextIds};
 use crate::commit::{QueueState, Restored};
-use crate::definitions::is_durable;
 use crate::ids::*;
 use crate::limits::Bounds;
 use crate::log::Log;
 use crate::queue::Queue;
+use crate::stream::Stream;
 use crate::topology::{Binding, Router, Target};
 
 /// What a store gave back does not fit together: the data folder was damaged, or written by another version.
@@ -75,9 +75,9 @@ impl Broker {
             ack_blocks,
             attempts,
             identities,
-            next_offsets: [next, _],
+            next_offsets,
         } = restored;
-        broker.log = Log::new(next, bounds.cache_bytes, bounds.memory_bytes);
+        broker.log = Log::new(next_offsets, bounds.cache_bytes, bounds.memory_bytes);
         broker.restore_definitions(definitions)?;
         let mut stored: BTreeMap<QueueId, StoredQueue> = BTreeMap::new();
         for (queue, state) in queues {
@@ -166,11 +166,8 @@ impl Broker {
             (DefinitionKey::Queue(id), Definition::Queue { vhost, spec }) => {
                 self.check_vhost(vhost, &name)?;
                 unique(self.definitions.queue(vhost, &spec.name).is_some(), name)?;
-                let durable = is_durable(&spec);
-                let mut queue = Queue::new(id, durable, self.bounds.page_runs);
-                queue.sync = self.fsync_of(&spec).within();
+                self.make_empty(id, &spec);
                 self.definitions.insert_queue(id, vhost, spec);
-                self.queues.insert(id, queue);
             }
             (
                 DefinitionKey::Exchange(id),
@@ -278,20 +275,31 @@ impl Broker {
                 attempts,
             } = stored;
             let page_runs = self.bounds.page_runs;
-            let mut queue = Queue::restore(id, state, &blocks, attempts, page_runs)
-                .map_err(|problem| RestoreError::Queue { queue: id.0, problem })?;
-            let declared = match self.definitions.topology.queues.get(&id) {
-                Some(declared) => {
-                    queue.sync = self.fsync_of(&declared.spec).within();
-                    true
-                }
-                None => {
-                    queue.delete();
-                    false
-                }
+            let wrong = |problem| RestoreError::Queue { queue: id.0, problem };
+            let declared = self.definitions.topology.queues.get(&id);
+            let sync = declared.map(|queue| self.fsync_of(&queue.spec).within());
+            let retention = match declared {
+                Some(queue) => queue.spec.kind.retention(),
+                None => state.stream.map(|_| Retention::default()),
             };
+            if let Some(retention) = retention {
+                let mut stream = Stream::restore(id, retention, state, page_runs).map_err(wrong)?;
+                match sync {
+                    Some(sync) => stream.sync = sync,
+                    None => stream.delete(),
+                }
+                self.streams.insert(id, stream);
+                // Its first message may be too old by now.
+                self.list(id);
+                continue;
+            }
+            let mut queue = Queue::restore(id, state, &blocks, attempts, page_runs).map_err(wrong)?;
+            match sync {
+                Some(sync) => queue.sync = sync,
+                None => queue.delete(),
+            }
             self.queues.insert(id, queue);
-            if !declared {
+            if sync.is_none() {
                 self.list(id);
             }
         }

@@ -118,7 +118,8 @@ impl Driver {
                     return Ended::StoreFailed(error);
                 }
             }
-            let work = self.more || !self.waiting.is_empty();
+            let due = self.broker.poll_timeout();
+            let work = self.more || !self.waiting.is_empty() || due.is_some_and(|due| due <= now());
             if work && self.submitted - self.durable < COMMITS_IN_FLIGHT {
                 self.turn();
                 continue;
@@ -126,12 +127,18 @@ impl Driver {
             if self.stopping && !work && self.pending.is_empty() {
                 return Ended::Stopped;
             }
-            match self.inbox.wait() {
-                Some(mail) => {
+            // With commits in flight, the mail that says they are durable comes anyway.
+            let waited = match due.filter(|_| !work) {
+                Some(due) => self.inbox.wait_until(due),
+                None => self.inbox.wait().map(Some),
+            };
+            match waited {
+                Some(Some(mail)) => {
                     if let Err(error) = self.receive(mail) {
                         return Ended::StoreFailed(error);
                     }
                 }
+                Some(None) => {}
                 None => return Ended::Stopped,
             }
         }
@@ -225,6 +232,7 @@ impl Driver {
                 tag,
                 exclusive,
                 no_ack,
+                start,
                 sink,
             } => {
                 self.consumers.insert(consumer, sink);
@@ -235,6 +243,7 @@ impl Driver {
                     tag,
                     exclusive,
                     no_ack,
+                    start,
                 }
             }
             Mail::Totals(answer) => {
@@ -322,8 +331,12 @@ impl Driver {
                 self.tell_publisher(publisher, PublisherEvent::Closed(error));
                 self.publishers.remove(&publisher);
             }
-            Effect::ConsumerOpened { consumer, tag } => {
-                self.tell_consumer(consumer, ConsumerEvent::Opened { tag });
+            Effect::ConsumerOpened {
+                consumer,
+                tag,
+                offset,
+            } => {
+                self.tell_consumer(consumer, ConsumerEvent::Opened { tag, offset });
             }
             Effect::ConsumerClosed { consumer, error } => {
                 self.tell_consumer(consumer, ConsumerEvent::Closed(error));
@@ -337,6 +350,7 @@ impl Driver {
                 count,
                 redelivered,
                 delivery_count,
+                place,
             } => {
                 let delivery = Delivery {
                     first,
@@ -345,13 +359,16 @@ impl Driver {
                     count,
                     redelivered,
                     delivery_count,
+                    place,
                 };
                 self.tell_consumer(consumer, ConsumerEvent::Deliver(delivery));
             }
-            Effect::ReadIndex { queue, from, to } => {
-                self.reader
-                    .read_index(queue, from, to, pointsman_core::limits::QUEUE_PAGE_RUNS);
-            }
+            Effect::ReadIndex {
+                queue,
+                from,
+                to,
+                runs_max,
+            } => self.reader.read_index(queue, from, to, runs_max),
             Effect::ReadChunk { lane, base } => self.reader.read_chunk(lane, base),
             Effect::Topology(topology) => {
                 let routes = self.routes.load();

@@ -1,14 +1,21 @@
 //! The way into the driver: one queue of mail, with room that sessions wait for.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
 
+use pointsman_core::commit::Place;
 use pointsman_core::input::Publish;
 use pointsman_core::{Chunk, ConnectionId, ConsumerId, DeliveryTag, Input, PublisherId, PublisherIdentity};
 use pointsman_protocol::ErrorBody;
 use pointsman_protocol::admin::Reply;
+use pointsman_protocol::consume::StartAt;
 use pointsman_protocol::publish::Outcome;
 use pointsman_store::StoreError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::driver::now;
 
 /// Mails of sessions that may wait for the driver, over all sessions.
 const ROOM: usize = 4_096;
@@ -48,6 +55,7 @@ pub(crate) enum Mail {
         tag: String,
         exclusive: bool,
         no_ack: bool,
+        start: Option<StartAt>,
         sink: mpsc::UnboundedSender<ConsumerEvent>,
     },
     /// How the broker stands.
@@ -87,7 +95,7 @@ pub(crate) enum PublisherEvent {
 #[derive(Debug)]
 pub(crate) enum ConsumerEvent {
     /// It is there.
-    Opened { tag: String },
+    Opened { tag: String, offset: Option<u64> },
     /// Messages for it.
     Deliver(Delivery),
     /// It is closed.
@@ -103,6 +111,8 @@ pub(crate) struct Delivery {
     pub(crate) count: u32,
     pub(crate) redelivered: bool,
     pub(crate) delivery_count: u32,
+    /// Where the first is in its stream.
+    pub(crate) place: Option<Place>,
 }
 
 /// The senders' end.
@@ -191,6 +201,21 @@ impl Inbox {
         self.receiver.blocking_recv()
     }
 
+    /// As [`Inbox::wait`], but no longer than until a time in milliseconds since the Unix epoch; `Some(None)` then.
+    pub(crate) fn wait_until(&mut self, time: u64) -> Option<Option<Mail>> {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        loop {
+            if let Poll::Ready(mail) = self.receiver.poll_recv(&mut Context::from_waker(&waker)) {
+                return mail.map(Some);
+            }
+            let left = time.saturating_sub(now());
+            if left == 0 {
+                return Some(None);
+            }
+            std::thread::park_timeout(Duration::from_millis(left));
+        }
+    }
+
     /// The next mail if one is there.
     pub(crate) fn poll(&mut self) -> Option<Mail> {
         self.receiver.try_recv().ok()
@@ -199,6 +224,15 @@ impl Inbox {
     /// Makes room for `count` mails more.
     pub(crate) fn free(&self, count: usize) {
         self.room.add_permits(count);
+    }
+}
+
+/// Wakes a thread that waits for mail. The runtime's timer would do as well, but not while the runtime ends.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

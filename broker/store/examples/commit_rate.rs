@@ -93,6 +93,7 @@ fn publish(
             head: Position(head),
             tail: Position(first + messages),
             delivered: Position(head),
+            stream: None,
         };
         records.push(Record::QueueState { queue: QUEUE, state });
         store.apply(&[&records], true)?;
@@ -135,6 +136,8 @@ fn index(first: u64, messages: u64) -> Record {
     let entry = IndexEntry {
         first: Position(first),
         runs: vec![run],
+        time: 0,
+        bytes: 0,
     };
     Record::Index { queue: QUEUE, entry }
 }

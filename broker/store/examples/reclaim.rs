@@ -79,6 +79,8 @@ fn publish(first: u64) -> [Record; 3] {
     let entry = IndexEntry {
         first: Position(first),
         runs: vec![run],
+        time: 0,
+        bytes: 0,
     };
     let state = QueueState {
         tail: Position(first + GROUP),

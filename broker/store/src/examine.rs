@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use fjall::Keyspace;
 use pointsman_core::catalog::{Definition, DefinitionKey};
-use pointsman_core::commit::{QueueState, Run};
+use pointsman_core::commit::{IndexEntry, QueueState, Run, StreamState};
 use pointsman_core::{Chunk, Lane, Offset, Position, QueueId, References};
 use roaring::RoaringBitmap;
 
@@ -42,6 +42,8 @@ pub(crate) struct FoundQueue {
     has_state: bool,
     /// Settled positions by block, modulo the block's size.
     pub(crate) settled: BTreeMap<u64, RoaringBitmap>,
+    /// What there is in it, for a stream.
+    stream: Option<StreamState>,
     pub(crate) saved: u64,
     pub(crate) lost: Vec<Range<u64>>,
 }
@@ -253,6 +255,7 @@ impl Found {
                 };
                 let mut position = entry.first.0;
                 self.lose(id, expected..position);
+                let before = self.queues.get(&id).map(|queue| queue.saved);
                 for run in &entry.runs {
                     match self.look_at(keyspaces, run, &mut chunk_damage) {
                         Ok(parts) => {
@@ -269,6 +272,11 @@ impl Found {
                         Err(error) => failed = Err(error),
                     }
                     position += u64::from(run.count);
+                }
+                if let Some(queue) = self.queues.get_mut(&id)
+                    && Some(queue.saved) != before
+                {
+                    queue.note_stream(&entry);
                 }
                 at = Some((id, position.max(expected)));
                 Some(())
@@ -431,6 +439,15 @@ impl FoundQueue {
         parts
     }
 
+    /// Counts an entry of which something is there, if it is a stream's.
+    fn note_stream(&mut self, entry: &IndexEntry) {
+        if entry.runs.iter().any(|run| run.lane == Lane::Streams) {
+            let stream = self.stream.get_or_insert_default();
+            stream.bytes += entry.bytes;
+            stream.time = stream.time.max(entry.time);
+        }
+    }
+
     /// Settles what is lost, moves the head over what is settled, and forgets blocks below it.
     pub(crate) fn settle_lost(&mut self) {
         for range in std::mem::take(&mut self.lost) {
@@ -450,6 +467,16 @@ impl FoundQueue {
             .map_or(self.state.tail.0, |range| range.start);
         self.state.head = Position(head);
         self.state.delivered = self.state.delivered.max(self.state.head);
+        if self.stream.is_some() || self.state.stream.is_some() {
+            let (found, written) = (
+                self.stream.unwrap_or_default(),
+                self.state.stream.unwrap_or_default(),
+            );
+            self.state.stream = Some(StreamState {
+                bytes: found.bytes,
+                time: found.time.max(written.time),
+            });
+        }
         self.settled
             .retain(|block, _| block.saturating_add(1).saturating_mul(BLOCK) > head);
     }

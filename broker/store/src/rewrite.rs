@@ -252,6 +252,7 @@ impl FoundQueue {
         let mut left: Vec<IndexEntry> = Vec::new();
         let mut position = entry.first.0;
         let mut goes_on = false;
+        let (time, mut bytes) = (entry.time, entry.bytes);
         for run in entry.runs {
             let end = position + u64::from(run.count);
             let is_left = !self.unsettled(position..end).is_empty();
@@ -260,6 +261,9 @@ impl FoundQueue {
                 _ if is_left => left.push(IndexEntry {
                     first: Position(position),
                     runs: vec![run],
+                    time,
+                    // All are of one chunk in a stream, so that there is one stretch or none.
+                    bytes: std::mem::take(&mut bytes),
                 }),
                 _ => {}
             }

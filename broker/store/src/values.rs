@@ -19,7 +19,7 @@
 use bytes::{Bytes, BytesMut};
 use byteview::ByteView;
 use fjall::UserValue;
-use pointsman_core::commit::{IndexEntry, QueueState};
+use pointsman_core::commit::{IndexEntry, QueueState, StreamState};
 use pointsman_core::{Chunk, Lane, Offset, Position, References};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -244,16 +244,28 @@ impl Left {
     }
 }
 
+/// A stream's has two numbers more than a work queue's.
 pub(crate) fn queue_state(state: &QueueState) -> UserValue {
-    fixed(&[state.head.0, state.tail.0, state.delivered.0])
+    let (head, tail, delivered) = (state.head.0, state.tail.0, state.delivered.0);
+    match state.stream {
+        None => fixed(&[head, tail, delivered]),
+        Some(stream) => fixed(&[head, tail, delivered, stream.bytes, stream.time]),
+    }
 }
 
 pub(crate) fn read_queue_state(value: &[u8]) -> Option<QueueState> {
-    let [head, tail, delivered] = decode_fixed(value)?;
+    let ([head, tail, delivered], stream) = match decode_fixed(value) {
+        Some(numbers) => (numbers, None),
+        None => {
+            let [head, tail, delivered, bytes, time] = decode_fixed(value)?;
+            ([head, tail, delivered], Some(StreamState { bytes, time }))
+        }
+    };
     Some(QueueState {
         head: Position(head),
         tail: Position(tail),
         delivered: Position(delivered),
+        stream,
     })
 }
 
@@ -366,7 +378,7 @@ mod tests {
     use pointsman_core::catalog::{Definition, Digest, NextIds, UserVerifier, VersionSpec};
     use pointsman_core::commit::{IdentityState, Run};
     use pointsman_core::{ChunkBuilder, ExchangeId, QueueId, VhostId};
-    use pointsman_protocol::admin::{ExchangeKind, ExchangeSpec, Interface};
+    use pointsman_protocol::admin::{ExchangeKind, ExchangeSpec, Interface, QueueSpec};
     use pointsman_protocol::publish::Outcome;
 
     use super::*;
@@ -413,6 +425,7 @@ mod tests {
             head: Position(1),
             tail: Position(2),
             delivered: Position(3),
+            stream: None,
         };
         assert_eq!(
             queue_state(&state).as_ref(),
@@ -420,11 +433,18 @@ mod tests {
                 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3
             ]
         );
+        assert_eq!(
+            queue_state(&stream_state()).as_ref(),
+            [
+                1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                0, 4, 0, 0, 0, 0, 0, 0, 0, 5
+            ]
+        );
         assert_eq!(number(9).as_ref(), [1, 0, 0, 0, 0, 0, 0, 0, 9]);
-        // First position, number of runs; lane, chunk, record, count.
+        // First position, number of runs; lane, chunk, record, count; time, bytes.
         assert_eq!(
             postcard(&entry(), &mut Vec::new()).unwrap().as_ref(),
-            [1, 200, 1, 1, 0, 7, 1, 2]
+            [1, 200, 1, 1, 0, 7, 1, 2, 3, 4]
         );
         assert_eq!(module(b"wasm").as_ref(), b"\x01wasm");
     }
@@ -480,7 +500,7 @@ mod tests {
             spec: exchange,
             quarantine: Some(QueueId(300)),
         };
-        let expected: [(Definition, Vec<u8>); 8] = [
+        let expected: [(Definition, Vec<u8>); 9] = [
             (Definition::Vhost("v".to_owned()), b"\x01\0\x01v".to_vec()),
             (
                 Definition::User(verifier),
@@ -492,7 +512,14 @@ mod tests {
             ),
             (
                 Definition::durable_queue(vhost, "q"),
-                b"\x01\x03\x01\x01q\x01\0\0\0".to_vec(),
+                b"\x01\x03\x01\x01q\x01\0\0\0\0".to_vec(),
+            ),
+            (
+                Definition::Queue {
+                    vhost,
+                    spec: QueueSpec::stream("s").max_bytes(5),
+                },
+                b"\x01\x03\x01\x01s\x01\0\0\0\x01\0\x01\x05\0".to_vec(),
             ),
             (Definition::Binding, b"\x01\x04".to_vec()),
             (router, b"\x01\x05\x01\x01r\x01\x02\0\x03".to_vec()),
@@ -540,6 +567,17 @@ mod tests {
                 record: 1,
                 count: 2,
             }],
+            time: 3,
+            bytes: 4,
+        }
+    }
+
+    fn stream_state() -> QueueState {
+        QueueState {
+            head: Position(1),
+            tail: Position(2),
+            delivered: Position(0),
+            stream: Some(StreamState { bytes: 4, time: 5 }),
         }
     }
 
@@ -555,6 +593,10 @@ mod tests {
         assert_eq!(Progress::decode(&progress.encode()), Some(progress));
         assert_eq!(Left::decode(&left().encode(&mut Vec::new())), Some(left()));
         assert_eq!(read_number(&number(u32::MAX)), Some(u32::MAX));
+        let states = [QueueState::default(), stream_state()];
+        for state in states {
+            assert_eq!(read_queue_state(&queue_state(&state)), Some(state));
+        }
         let settled: roaring::RoaringBitmap = (5..9_000).collect();
         assert_eq!(
             read_bitmap(&bitmap(&settled, &mut Vec::new()).unwrap()),

@@ -36,6 +36,8 @@ fn entry(offset: u64) -> IndexEntry {
             record: 0,
             count: 1,
         }],
+        time: 0,
+        bytes: 0,
     }
 }
 

@@ -24,6 +24,8 @@ fn publish(offset: u64, body: &[u8]) -> Vec<Record> {
             record: 0,
             count: 1,
         }],
+        time: 0,
+        bytes: 0,
     };
     let state = QueueState {
         tail: Position(offset + 1),

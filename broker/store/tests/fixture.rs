@@ -122,6 +122,8 @@ fn entry(first: u64, base: u64, count: u32) -> IndexEntry {
     IndexEntry {
         first: Position(first),
         runs: vec![run],
+        time: 0,
+        bytes: 0,
     }
 }
 
@@ -130,6 +132,7 @@ fn state(head: u64, tail: u64, delivered: u64) -> QueueState {
         head: Position(head),
         tail: Position(tail),
         delivered: Position(delivered),
+        stream: None,
     }
 }
 

@@ -66,6 +66,8 @@ impl Queues {
                 let entry = IndexEntry {
                     first: Position(base),
                     runs: vec![run],
+                    time: 0,
+                    bytes: 0,
                 };
                 let queue = QueueId(queue);
                 records.push(Record::Index { queue, entry });

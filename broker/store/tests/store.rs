@@ -48,6 +48,8 @@ fn entry(first: u64, chunk: u64, count: u32) -> IndexEntry {
             record: 0,
             count,
         }],
+        time: 0,
+        bytes: 0,
     }
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 use futures_core::Stream;
-use pointsman_protocol::consume::{ConsumerOpened, OpenConsumer, Settlement};
+use pointsman_protocol::consume::{ConsumerOpened, OpenConsumer, Settlement, StartAt};
 use pointsman_protocol::frame::Kind;
 use pointsman_protocol::limits;
 use quinn::SendStream;
@@ -37,6 +37,7 @@ impl ConsumerBuilder {
                 tag: String::new(),
                 exclusive: false,
                 no_ack: false,
+                start: None,
             },
             prefetch: 256,
             prefetch_bytes: 16 << 20,
@@ -68,6 +69,13 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Where to start in a stream: an offset, a time, or one of [`StartAt`]; at the next message otherwise. A work queue
+    /// refuses it.
+    pub fn offset(mut self, start: impl Into<StartAt>) -> ConsumerBuilder {
+        self.open.start = Some(start.into());
+        self
+    }
+
     /// Name of the consumer; the broker chooses one otherwise.
     pub fn tag(mut self, tag: impl Into<String>) -> ConsumerBuilder {
         self.open.tag = tag.into();
@@ -94,6 +102,7 @@ impl ConsumerBuilder {
             },
             state: Mutex::new(ConsumerState {
                 generation: 1,
+                next_offset: opened.offset,
                 arrived: VecDeque::new(),
                 settlements: Settlements::default(),
                 credit: CreditAccount::new(self.prefetch, self.prefetch_bytes),
@@ -117,7 +126,8 @@ impl ConsumerBuilder {
 /// A stream of a queue's messages.
 ///
 /// When the connection is lost the consumer is opened anew on the next one; what was not settled is redelivered, and
-/// deliveries that came before can no longer be settled. The stream yields an error only when it ends, and `None`
+/// deliveries that came before can no longer be settled. In a stream of the broker it goes on behind the last delivery
+/// that the program took. The stream yields an error only when it ends, and `None`
 /// after that or after [`Client::close`].
 ///
 /// Dropping it closes the consumer: settlements made before are still written, what is unsettled goes back to the
@@ -141,6 +151,11 @@ impl Consumer {
     /// The name of the consumer.
     pub fn tag(&self) -> &str {
         &self.shared.open.tag
+    }
+
+    /// The offset of the next delivery, at least, when it consumes from a stream.
+    pub fn next_offset(&self) -> Option<u64> {
+        lock(&self.shared.state).next_offset
     }
 
     /// Waits until the settlements made so far are written. They reach the broker unless the connection is lost.
@@ -168,6 +183,9 @@ impl Consumer {
         let Some(delivery) = state.arrived.pop_front() else {
             return self.poll_empty(&mut state, cx);
         };
+        if let Some(offset) = delivery.offset() {
+            state.next_offset = Some(offset + 1);
+        }
         if self.shared.open.no_ack {
             state.credit.came_back(delivery.bytes());
             if state.credit.is_due(false) {
@@ -229,6 +247,8 @@ pub(crate) struct Shared {
 struct ConsumerState {
     /// Counts the streams; what belongs to an earlier one is stale.
     generation: u64,
+    /// In a stream of the broker, the offset behind the last delivery that was taken.
+    next_offset: Option<u64>,
     arrived: VecDeque<Delivery>,
     settlements: Settlements,
     credit: CreditAccount,
@@ -397,13 +417,22 @@ impl Shared {
         self.flushed.notify_waiters();
     }
 
+    /// What the next stream is opened with: it goes on where the program is.
+    fn opening(&self) -> OpenConsumer {
+        let mut open = self.open.clone();
+        if let Some(next) = lock(&self.state).next_offset {
+            open.start = Some(StartAt::Offset(next));
+        }
+        open
+    }
+
     async fn reopen(&self, links: &Links, lost: &Link) -> Result<(Arc<Link>, ConsumerStream), Error> {
         let mut backoff = Backoff::default();
         let mut after = lost.generation_to_follow();
         loop {
             let link = links.after(after).await?;
             let guard = link.enter();
-            match ConsumerStream::open(&link, &self.open).await {
+            match ConsumerStream::open(&link, &self.opening()).await {
                 Ok((stream, _)) => {
                     drop(guard);
                     return Ok((link, stream));

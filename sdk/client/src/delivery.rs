@@ -1,6 +1,7 @@
 //! Deliveries: borrowed views of received frames, and what becomes of them.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use pointsman_protocol::consume::{DeliveryMeta, FLAG_REDELIVERED, Settlement};
@@ -82,12 +83,24 @@ impl Delivery {
         self.about().decided_by
     }
 
+    /// Its offset in the stream it comes from; `None` from a work queue. A program that keeps it can go on behind it
+    /// later, see [`ConsumerBuilder::offset`](crate::ConsumerBuilder::offset).
+    pub fn offset(&self) -> Option<u64> {
+        Some(self.about().place?.offset)
+    }
+
+    /// When it was put into the stream it comes from, by the broker's clock; `None` from a work queue.
+    pub fn stored_at(&self) -> Option<SystemTime> {
+        Some(UNIX_EPOCH + Duration::from_millis(self.about().place?.time))
+    }
+
     /// The number of this delivery on its consumer's stream, from 1.
     pub fn tag(&self) -> u64 {
         self.frame.header.id
     }
 
-    /// Done: the message leaves the queue.
+    /// Done: the message leaves the queue. A stream keeps it; there, settling in whatever way only makes room for more
+    /// deliveries.
     pub fn ack(self) {
         self.settle(Settlement::Ack);
     }

@@ -69,9 +69,10 @@ pub use publisher::{Publisher, PublisherBuilder};
 pub use bytes::Bytes;
 pub use pointsman_protocol::admin::{
     Argument, BindingSpec, Destination, ExchangeInfo, ExchangeKind, ExchangeSpec, ExplainStep, Explanation,
-    Interface, QueueInfo, QueueSpec, Reply, Request, RouterCounters, RouterEvent, RouterInfo, RouterVersion,
-    Status,
+    Interface, QueueInfo, QueueKind, QueueSpec, Reply, Request, Retention, RouterCounters, RouterEvent,
+    RouterInfo, RouterVersion, Status, StreamInfo,
 };
+pub use pointsman_protocol::consume::StartAt;
 pub use pointsman_protocol::publish::Outcome;
 pub use pointsman_protocol::session::Notice;
 pub use pointsman_protocol::{ErrorBody, ErrorCode, Fsync, MessageMeta, Value};

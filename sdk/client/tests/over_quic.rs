@@ -45,9 +45,16 @@ async fn reopened_publisher(peer: &Peer) -> (Stream, OpenPublisher) {
         .await
 }
 
+fn opened(tag: &str) -> ConsumerOpened {
+    ConsumerOpened {
+        tag: tag.to_owned(),
+        offset: None,
+    }
+}
+
 /// A consumer with that prefetch, and the peer's end of its stream.
 async fn consumer(client: &Client, peer: &Peer, prefetch: u32) -> (Consumer, Stream) {
-    let opened = ConsumerOpened { tag: "c-1".into() };
+    let opened = opened("c-1");
     let (consumer, (mut stream, _)) = tokio::join!(
         client.consumer("q").prefetch(prefetch).open(),
         peer.accept::<OpenConsumer>(Kind::OpenConsumer, Kind::ConsumerOpened, &opened),
@@ -68,6 +75,7 @@ async fn deliver(stream: &mut Stream, tag: u64, flags: u8, body: &[u8]) {
         delivery_count: 2,
         exchange: "orders",
         decided_by: "split@3",
+        place: None,
     };
     let message = MessageMeta {
         routing_key: "order.eu",
@@ -427,7 +435,7 @@ async fn settlements_travel_as_ranges_and_credit_comes_back_in_halves() {
 async fn a_consumer_without_acks_gives_credit_back_as_it_is_read() {
     let fake = Fake::start();
     let (client, peer) = fake.connected().await;
-    let opened = ConsumerOpened { tag: "c".into() };
+    let opened = opened("c");
     let (consumer, (mut stream, open)) = tokio::join!(
         client.consumer("q").prefetch(4).no_ack(true).open(),
         peer.accept::<OpenConsumer>(Kind::OpenConsumer, Kind::ConsumerOpened, &opened),
@@ -456,7 +464,7 @@ async fn after_a_loss_a_consumer_comes_back_and_old_deliveries_no_longer_settle(
     peer.vanish();
 
     let peer = fake.accept().await;
-    let opened = ConsumerOpened { tag: "c-1".into() };
+    let opened = opened("c-1");
     let (mut stream, open) = peer
         .accept::<OpenConsumer>(Kind::OpenConsumer, Kind::ConsumerOpened, &opened)
         .await;

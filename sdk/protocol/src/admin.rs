@@ -254,6 +254,50 @@ pub struct QueueSpec {
     pub auto_delete: bool,
     /// When its persistent messages are on disk; otherwise as the broker's setting says.
     pub fsync: Option<Fsync>,
+    /// What becomes of its messages when they are consumed.
+    pub kind: QueueKind,
+}
+
+/// The kinds of queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QueueKind {
+    /// Each message goes to one consumer and leaves the queue when that settles it.
+    #[default]
+    Work,
+    /// Messages are numbered by offset and stay until retention drops them; each consumer reads all of them from
+    /// where it starts. Always durable.
+    Stream(Retention),
+}
+
+impl QueueKind {
+    /// The name users write.
+    pub fn name(self) -> &'static str {
+        match self {
+            QueueKind::Work => "work",
+            QueueKind::Stream(_) => "stream",
+        }
+    }
+
+    /// When a stream drops messages; `None` for a work queue.
+    pub fn retention(self) -> Option<Retention> {
+        match self {
+            QueueKind::Work => None,
+            QueueKind::Stream(retention) => Some(retention),
+        }
+    }
+}
+
+/// When a stream drops messages: from the oldest on, as soon as one of the limits asks for it, in groups of messages
+/// that were stored together (up to 128 KiB). What a limit says is always there: of `max_bytes`, a group goes only when
+/// so many bytes remain without it. Without a limit a stream keeps everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// Drop what is older, in milliseconds.
+    pub max_age_ms: Option<u64>,
+    /// Drop what is behind so many bytes of metadata and bodies.
+    pub max_bytes: Option<u64>,
+    /// Drop what is behind so many messages.
+    pub max_messages: Option<u64>,
 }
 
 /// A queue as it is.
@@ -261,7 +305,7 @@ pub struct QueueSpec {
 pub struct QueueInfo {
     /// What was declared.
     pub spec: QueueSpec,
-    /// Messages waiting for a consumer.
+    /// Messages waiting for a consumer; in a stream, all that are there.
     pub ready: u64,
     /// Messages delivered and not settled.
     pub unsettled: u64,
@@ -275,6 +319,19 @@ pub struct QueueInfo {
     pub redelivered: u64,
     /// What a confirm of a persistent message promises: the queue's own setting, or else the broker's.
     pub fsync: Fsync,
+    /// What there is in it, for a stream.
+    pub stream: Option<StreamInfo>,
+}
+
+/// What there is in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamInfo {
+    /// The offset of the first message that is there.
+    pub first_offset: u64,
+    /// The offset the next message gets; the stream is empty when it is the first.
+    pub next_offset: u64,
+    /// Bytes of metadata and bodies between them.
+    pub bytes: u64,
 }
 
 /// A binding.

@@ -1,5 +1,7 @@
 //! What travels on a consumer's stream.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{FrameError, Kind};
@@ -18,6 +20,39 @@ pub struct OpenConsumer {
     pub exclusive: bool,
     /// The broker counts a delivery as acknowledged once it is sent.
     pub no_ack: bool,
+    /// Where to start in a stream, [`StartAt::Next`] when not set; refused for a work queue.
+    pub start: Option<StartAt>,
+}
+
+/// Where a consumer starts in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum StartAt {
+    /// At the first message that is there.
+    First,
+    /// At the last message that is there, or the next when there is none.
+    Last,
+    /// At the next message that is published.
+    Next,
+    /// At this offset. When retention has dropped it, at the first message that is there; one that is not there yet is
+    /// waited for.
+    Offset(u64),
+    /// At the first message that was put in at this time or later, in milliseconds since the Unix epoch. Messages that
+    /// were put in together have one time.
+    Timestamp(u64),
+}
+
+impl From<u64> for StartAt {
+    fn from(offset: u64) -> StartAt {
+        StartAt::Offset(offset)
+    }
+}
+
+/// A time before 1970 is before every message.
+impl From<SystemTime> for StartAt {
+    fn from(time: SystemTime) -> StartAt {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        StartAt::Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
 }
 
 /// The broker's answer.
@@ -25,6 +60,8 @@ pub struct OpenConsumer {
 pub struct ConsumerOpened {
     /// The consumer's tag.
     pub tag: String,
+    /// The offset it starts at in a stream; `None` for a work queue.
+    pub offset: Option<u64>,
 }
 
 /// Grants more deliveries. Credit adds up: the broker sends as long as both counts are above zero, so one message
@@ -47,6 +84,18 @@ pub struct DeliveryMeta<'a> {
     pub exchange: &'a str,
     /// The router version that decided where it goes, such as `orders@2`; empty when no module did.
     pub decided_by: &'a str,
+    /// Where it is in the stream; `None` from a work queue. Last, so that what stands in front is the same for many
+    /// deliveries.
+    pub place: Option<StreamPlace>,
+}
+
+/// Where a message is in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamPlace {
+    /// Its offset: 0 for the first message the stream ever had, rising by one with each.
+    pub offset: u64,
+    /// When it was put in, in milliseconds since the Unix epoch; never falls from one offset to the next.
+    pub time: u64,
 }
 
 impl<'a> DeliveryMeta<'a> {
@@ -68,7 +117,8 @@ pub struct Settle {
     pub how: Settlement,
 }
 
-/// What becomes of a delivery.
+/// What becomes of a delivery. A stream keeps its messages whatever readers make of them: there, each of these only
+/// takes the delivery off the consumer's unsettled ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Settlement {
     /// Done; the message leaves the queue.

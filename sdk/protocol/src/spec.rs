@@ -1,6 +1,10 @@
 //! Making and checking what is declared: exchanges, queues, bindings and their names.
 
-use crate::admin::{Argument, BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueSpec};
+use std::time::Duration;
+
+use crate::admin::{
+    Argument, BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, Retention,
+};
 use crate::error::{ErrorBody, ErrorCode};
 use crate::{Fsync, limits};
 
@@ -101,12 +105,48 @@ impl QueueSpec {
             exclusive: false,
             auto_delete: false,
             fsync: None,
+            kind: QueueKind::Work,
         }
     }
 
-    /// With a setting of its own for when persistent messages are on disk.
+    /// With a setting of its own for when persistent messages are on disk; those of a stream all count as persistent.
     pub fn fsync(mut self, fsync: Fsync) -> QueueSpec {
         self.fsync = Some(fsync);
+        self
+    }
+
+    /// A stream that keeps everything, unless told otherwise by [`QueueSpec::max_age`], [`QueueSpec::max_bytes`] and
+    /// [`QueueSpec::max_messages`].
+    pub fn stream(name: impl Into<String>) -> QueueSpec {
+        let mut spec = QueueSpec::new(name);
+        spec.kind = QueueKind::Stream(Retention::default());
+        spec
+    }
+
+    /// A stream drops what is older, to the millisecond. Makes it a stream.
+    pub fn max_age(self, age: Duration) -> QueueSpec {
+        self.retain(|retention| {
+            retention.max_age_ms = Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+        })
+    }
+
+    /// A stream drops what is behind so many bytes of metadata and bodies. Makes it a stream.
+    pub fn max_bytes(self, bytes: u64) -> QueueSpec {
+        self.retain(|retention| retention.max_bytes = Some(bytes))
+    }
+
+    /// A stream drops what is behind so many messages. Makes it a stream.
+    pub fn max_messages(self, messages: u64) -> QueueSpec {
+        self.retain(|retention| retention.max_messages = Some(messages))
+    }
+
+    fn retain(mut self, set: impl FnOnce(&mut Retention)) -> QueueSpec {
+        let mut retention = match self.kind {
+            QueueKind::Work => Retention::default(),
+            QueueKind::Stream(retention) => retention,
+        };
+        set(&mut retention);
+        self.kind = QueueKind::Stream(retention);
         self
     }
 
@@ -128,19 +168,48 @@ impl QueueSpec {
         self
     }
 
-    /// Checks the name, which may be empty here, and the interval.
+    /// Checks the name, which may be empty here, the interval, and that the kind goes with the rest.
     ///
     /// # Errors
-    /// `InvalidArgument` for a bad name or an interval out of range.
+    /// `InvalidArgument` for a bad name or an interval out of range, and for a stream that is transient, exclusive or auto-delete, or has a
+    /// limit of 0.
     pub fn check(&self) -> Result<(), ErrorBody> {
         if let Some(fsync) = self.fsync.filter(|fsync| !fsync.is_valid()) {
             let message = format!("the fsync setting {fsync} is out of range: an interval has 1 to 60000 ms");
             return Err(ErrorBody::new(ErrorCode::InvalidArgument, message));
         }
-        if self.name.is_empty() {
-            return Ok(());
+        if !self.name.is_empty() {
+            check_name("queue", &self.name)?;
         }
-        check_name("queue", &self.name)
+        match self.kind {
+            QueueKind::Work => Ok(()),
+            QueueKind::Stream(retention) => self.check_stream(retention),
+        }
+    }
+
+    fn check_stream(&self, retention: Retention) -> Result<(), ErrorBody> {
+        let properties = [
+            (!self.durable, "transient"),
+            (self.exclusive, "exclusive"),
+            (self.auto_delete, "auto-delete"),
+        ];
+        if let Some((_, property)) = properties.into_iter().find(|(is, _)| *is) {
+            return Err(invalid(format!("the stream {:?} is {property}", self.name))
+                .hint("a stream is durable and belongs to everyone"));
+        }
+        let limits = [
+            (retention.max_age_ms, "max-age"),
+            (retention.max_bytes, "max-bytes"),
+            (retention.max_messages, "max-messages"),
+        ];
+        match limits.into_iter().find(|(limit, _)| *limit == Some(0)) {
+            Some((_, name)) => Err(invalid(format!(
+                "the stream {:?} has the {name} 0 and would keep nothing",
+                self.name
+            ))
+            .hint("leave the limit out to keep everything")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -346,6 +415,33 @@ mod tests {
         assert!(binding.check().is_ok());
         binding.arguments.push(("b".into(), 3.into()));
         assert!(binding.check().is_err(), "given twice");
+    }
+
+    #[test]
+    fn a_stream_is_durable_shared_and_keeps_something() {
+        let limited = QueueSpec::new("s")
+            .max_age(Duration::from_secs(1))
+            .max_messages(5);
+        let retention = Retention {
+            max_age_ms: Some(1_000),
+            max_bytes: None,
+            max_messages: Some(5),
+        };
+        assert_eq!(limited.kind, QueueKind::Stream(retention));
+        assert!(limited.check().is_ok() && QueueSpec::stream("").check().is_ok());
+        let bad = [
+            ("transient", QueueSpec::stream("s").transient()),
+            ("exclusive", QueueSpec::stream("s").exclusive()),
+            ("auto-delete", QueueSpec::stream("s").auto_delete()),
+            ("max-age", QueueSpec::stream("s").max_age(Duration::ZERO)),
+            ("max-bytes", QueueSpec::stream("s").max_bytes(0)),
+            ("max-messages", QueueSpec::stream("s").max_messages(0)),
+        ];
+        for (what, spec) in bad {
+            let error = spec.check().unwrap_err();
+            assert_eq!(error.code, ErrorCode::InvalidArgument);
+            assert!(error.message.contains(what), "{error}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! writes numbers and lengths as LEB128 varints (300 is `AC 02`, 2^20 is `80 80 40`), signed ones in zigzag (-1 is
 //! `01`), a variant as its number, and strings and lists behind their length.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use pointsman_protocol::admin::*;
 use pointsman_protocol::consume::*;
@@ -102,9 +104,17 @@ fn queue() -> QueueSpec {
         exclusive: false,
         auto_delete: true,
         fsync: Some(Fsync::Interval(300)),
+        kind: QueueKind::Work,
     }
 }
-const QUEUE: &str = "01 'q' 01 00 01 01 01 AC02 ";
+const QUEUE: &str = "01 'q' 01 00 01 01 01 AC02 00 ";
+
+fn stream() -> QueueSpec {
+    QueueSpec::stream("s")
+        .max_age(Duration::from_millis(300))
+        .max_messages(5)
+}
+const STREAM: &str = "01 's' 01 00 00 00 01 01 AC02 00 01 05 ";
 
 fn binding() -> BindingSpec {
     BindingSpec {
@@ -149,6 +159,7 @@ fn requests() {
             (Request::ListExchanges(None), "06 00".into()),
             (Request::ListExchanges(Some(name())), "06 01 01 'n'".into()),
             (Request::DeclareQueue(queue()), format!("07 {QUEUE}")),
+            (Request::DeclareQueue(stream()), format!("07 {STREAM}")),
             (Request::DeleteQueue { name: name(), if_unused: true, if_empty: false }, "08 01 'n' 01 00".into()),
             (Request::PurgeQueue(name()), "09 01 'n'".into()),
             (Request::ListQueues(Some(name())), "0A 01 01 'n'".into()),
@@ -210,6 +221,11 @@ fn replies() {
         acked: 4,
         redelivered: 5,
         fsync: Fsync::Never,
+        stream: Some(StreamInfo {
+            first_offset: 1,
+            next_offset: 301,
+            bytes: 3,
+        }),
     };
     let router = RouterInfo {
         name: "r".into(),
@@ -256,7 +272,7 @@ fn replies() {
                 Reply::Exchanges(vec![ExchangeInfo { spec: exchange(), bindings: 2 }]),
                 format!("04 01 {EXCHANGE} 02"),
             ),
-            (Reply::Queues(vec![queue_info]), format!("05 01 {QUEUE} AC02 01 02 03 04 05 02")),
+            (Reply::Queues(vec![queue_info]), format!("05 01 {QUEUE} AC02 01 02 03 04 05 02 01 01 AD02 03")),
             (Reply::Bindings(vec![binding()]), format!("06 01 {BINDING}")),
             (Reply::Purged(300), "07 AC02".into()),
             (Reply::RouterVersion(version()), format!("08 {VERSION}")),
@@ -568,6 +584,7 @@ fn frames_of_a_consumer() {
         tag: String::new(),
         exclusive: false,
         no_ack: true,
+        start: Some(StartAt::Offset(300)),
     };
     golden_frame(
         Kind::OpenConsumer,
@@ -575,17 +592,21 @@ fn frames_of_a_consumer() {
         0,
         &open,
         b"",
-        "20 00 0000 05000000 00000000 0000000000000000
-         01 'q' 00 00 01",
+        "20 00 0000 09000000 00000000 0000000000000000
+         01 'q' 00 00 01 01 03 AC02",
     );
+    let opened = ConsumerOpened {
+        tag: "c".into(),
+        offset: Some(300),
+    };
     golden_frame(
         Kind::ConsumerOpened,
         0,
         0,
-        &ConsumerOpened { tag: "c".into() },
+        &opened,
         b"",
-        "21 00 0000 02000000 00000000 0000000000000000
-         01 'c'",
+        "21 00 0000 05000000 00000000 0000000000000000
+         01 'c' 01 AC02",
     );
     let credit = Credit {
         messages: 256,
@@ -604,6 +625,7 @@ fn frames_of_a_consumer() {
         delivery_count: 1,
         exchange: "x",
         decided_by: "r2",
+        place: Some(StreamPlace { offset: 300, time: 2 }),
     };
     let message = MessageMeta {
         routing_key: "k",
@@ -615,8 +637,8 @@ fn frames_of_a_consumer() {
         2,
         &(about, message),
         b"b",
-        "23 01 0000 12000000 01000000 0200000000000000 # redelivered; metadata of 6 + 12 = 18
-         01 01 'x' 02 'r2' # of the delivery
+        "23 01 0000 16000000 01000000 0200000000000000 # redelivered; metadata of 10 + 12 = 22
+         01 01 'x' 02 'r2' 01 AC02 02 # of the delivery
          01 'k' 00*10      # of the message
          'b'",
     );

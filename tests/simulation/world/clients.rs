@@ -6,11 +6,12 @@ use bytes::Bytes;
 use pointsman_core::input::{MessageCopy, Publish, Verdict};
 use pointsman_core::*;
 use pointsman_protocol::admin::{Reply, Request};
-use pointsman_protocol::consume::{Credit, Settle, Settlement};
+use pointsman_protocol::consume::{Credit, Settle, Settlement, StartAt};
 use pointsman_protocol::publish::Outcome;
 
-use super::{QUEUES, World, names_of};
+use super::{World, any_name, names_of};
 use crate::model::{ModelConsumer, State, Uid};
+use crate::stream::Reader;
 
 /// A publishing client; it outlives the broker's crashes.
 #[derive(Default)]
@@ -37,6 +38,8 @@ pub(super) struct Client {
     pub(super) connection: ConnectionId,
     pub(super) queue: QueueId,
     pub(super) tags: BTreeSet<u64>,
+    /// The last offset it saw, in a stream.
+    pub(super) last_offset: Option<u64>,
 }
 
 impl World {
@@ -136,15 +139,12 @@ impl World {
         route: &BTreeSet<QueueId>,
         outcome: Option<Outcome>,
     ) {
-        let live: BTreeSet<QueueId> = route
-            .iter()
-            .copied()
-            .filter(|id| self.model.queues.contains_key(id))
-            .collect();
+        let live: BTreeSet<QueueId> = route.iter().copied().filter(|id| self.model.knows(*id)).collect();
         match outcome.expect("every publish is confirmed") {
             Outcome::Routed { queues } => {
                 assert_eq!(queues as usize, live.len());
-                self.model.publish(uid, &live);
+                let len = META.len() + 9 + message.padding;
+                self.model.publish(uid, len, &live);
             }
             Outcome::Unroutable => {}
             Outcome::Refused(_) => self.figures.refused += 1,
@@ -152,7 +152,7 @@ impl World {
                 self.figures.duplicates += 1;
                 let took = |id: &QueueId| match self.model.queues.get(id) {
                     Some(queue) => self.model.holds(uid, *id) == Some(true) || !queue.durable,
-                    None => true,
+                    None => self.model.holds(uid, *id) != Some(false),
                 };
                 assert!(message.targets.iter().any(took), "{uid:?} is no duplicate");
             }
@@ -163,10 +163,11 @@ impl World {
     // ---- consumers
 
     pub(super) fn open_consumer(&mut self) {
-        let (name, _) = QUEUES[self.rng.usize(0..QUEUES.len())];
+        let name = any_name(&mut self.rng);
         let no_ack = self.rng.u32(0..6) == 0;
         if let Some(queue) = self.known(name) {
-            self.open_consumer_of(name, queue, no_ack);
+            let start = self.any_start(queue);
+            self.open_consumer_of(name, queue, no_ack, start);
         }
     }
 
@@ -174,10 +175,32 @@ impl World {
     pub(super) fn known(&self, name: &str) -> Option<QueueId> {
         let queue = *self.names.get(name)?;
         let now = names_of(&self.broker.topology()).get(name).copied();
-        (now == Some(queue) && self.model.queues.contains_key(&queue)).then_some(queue)
+        (now == Some(queue) && self.model.knows(queue)).then_some(queue)
     }
 
-    pub(super) fn open_consumer_of(&mut self, name: &str, queue: QueueId, no_ack: bool) {
+    /// Where a reader of a stream may start; nowhere in particular for a work queue.
+    fn any_start(&mut self, queue: QueueId) -> Option<StartAt> {
+        let stream = self.model.streams.get(&queue)?;
+        let tail = stream.entries.len() as u64;
+        Some(match self.rng.u32(0..6) {
+            0 => StartAt::First,
+            1 => StartAt::Last,
+            2 => StartAt::Next,
+            3 => StartAt::Offset(self.rng.u64(0..tail + 3)),
+            _ => {
+                self.figures.seeks += 1;
+                StartAt::Timestamp(self.now.saturating_sub(self.rng.u64(0..2_000)))
+            }
+        })
+    }
+
+    pub(super) fn open_consumer_of(
+        &mut self,
+        name: &str,
+        queue: QueueId,
+        no_ack: bool,
+        start: Option<StartAt>,
+    ) {
         let connection = self.connect();
         let consumer = ConsumerId(self.id());
         self.handle(Input::OpenConsumer {
@@ -187,10 +210,13 @@ impl World {
             tag: String::new(),
             exclusive: false,
             no_ack,
+            start,
         });
-        if !matches!(self.commit.effects.last(), Some(Effect::ConsumerOpened { .. })) {
+        if matches!(self.commit.effects.last(), Some(Effect::ConsumerClosed { .. })) {
             return;
         }
+        let reader =
+            start.and_then(|start| Some(Reader::Opening(self.model.streams.get(&queue)?.opening(start))));
         if no_ack {
             self.no_ack.insert(consumer, queue);
         }
@@ -200,10 +226,12 @@ impl World {
                 connection,
                 queue,
                 tags: BTreeSet::new(),
+                last_offset: None,
             },
         );
         let state = ModelConsumer {
             queue,
+            reader,
             no_ack,
             messages: 0,
             bytes: 0,
@@ -321,12 +349,16 @@ impl World {
     // ---- operators
 
     pub(super) fn purge(&mut self) {
-        let (name, _) = QUEUES[self.rng.usize(0..QUEUES.len())];
+        let name = any_name(&mut self.rng);
         let Some(queue) = self.known(name) else {
             return;
         };
         let (id, reply) = self.request(Request::PurgeQueue(name.to_owned()));
         assert_eq!(reply, None, "the reply follows when the turn ends");
+        if let Some(stream) = self.model.streams.get_mut(&queue) {
+            stream.purge();
+            self.purges.insert(id, queue);
+        }
         let Some(model) = self.model.queues.get_mut(&queue) else {
             return;
         };
@@ -338,15 +370,18 @@ impl World {
 
     pub(super) fn delete_or_declare(&mut self) {
         self.declare_queues();
-        let name = if self.rng.bool() { "d2" } else { "t1" };
+        let name = ["d2", "t1", "s0", "s3"][self.rng.usize(0..4)];
         let Some(queue) = self.known(name) else {
             return;
         };
-        let Some(model) = self.model.queues.get(&queue) else {
-            return;
+        let (messages, purging) = match (self.model.queues.get(&queue), self.model.streams.get(&queue)) {
+            (Some(model), _) => {
+                let messages = model.count(State::Ready) + model.count(State::Out);
+                (messages, !model.purges.is_empty())
+            }
+            (None, Some(stream)) => ((stream.entries.len() - stream.head) as u64, false),
+            (None, None) => return,
         };
-        let messages = model.count(State::Ready) + model.count(State::Out);
-        let purging = !model.purges.is_empty();
         let request = Request::DeleteQueue {
             name: name.to_owned(),
             if_unused: false,
@@ -367,6 +402,13 @@ impl World {
             panic!("unexpected reply {reply:?}");
         };
         for info in queues {
+            let stream = self
+                .names
+                .get(&info.spec.name)
+                .and_then(|id| self.model.streams.get(id));
+            if let Some(stream) = stream {
+                assert_eq!(info.stream, Some(stream.info()));
+            }
             let Some(model) = self
                 .names
                 .get(&info.spec.name)
@@ -383,9 +425,12 @@ impl World {
     }
 }
 
+/// The metadata of every message; nobody here reads it.
+const META: [u8; 3] = [1, 2, 3];
+
 fn new_message(rng: &mut fastrand::Rng) -> Message {
     let count = rng.usize(0..4);
-    let queues = (0..count).map(|_| QUEUES[rng.usize(0..QUEUES.len())].0);
+    let queues = (0..count).map(|_| any_name(rng));
     Message {
         queues: queues.collect(),
         persistent: rng.u32(0..4) > 0,
@@ -415,14 +460,13 @@ fn copies<T: FromIterator<MessageCopy>>(
         vec![route.iter().copied().collect()]
     };
     let copy = |queues: Vec<QueueId>| {
-        let meta = [1, 2, 3];
-        let mut content = Vec::from(meta);
+        let mut content = Vec::from(META);
         content.push(who);
         content.extend_from_slice(&sequence.to_le_bytes());
         content.resize(content.len() + message.padding, 0);
         MessageCopy {
             content: Bytes::from(content),
-            meta_len: meta.len() as u32,
+            meta_len: META.len() as u32,
             persistent: message.persistent,
             exchange: ExchangeId(7),
             decided_by: None,

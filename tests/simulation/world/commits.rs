@@ -3,6 +3,7 @@
 
 use std::hash::Hash;
 
+use pointsman_core::commit::Place;
 use pointsman_core::*;
 use pointsman_protocol::admin::Reply;
 use pointsman_protocol::publish::Outcome;
@@ -15,8 +16,10 @@ pub(super) enum Read {
         queue: QueueId,
         from: Position,
         to: Position,
+        runs_max: usize,
     },
     Chunk {
+        lane: Lane,
         base: Offset,
     },
     /// It was read right away, but the answer is late.
@@ -35,15 +38,36 @@ impl World {
         let commit = std::mem::take(&mut self.commit);
         format!("{commit:?}").hash(&mut self.hash);
         for (id, queue) in &self.broker.topology().queues {
-            if !self.model.queues.contains_key(id) {
-                self.model.declare(*id, queue.spec.durable);
+            if !self.model.knows(*id) {
+                self.model.declare(*id, &queue.spec);
             }
+        }
+        for record in &commit.records {
+            self.check_record(record);
         }
         for effect in &commit.effects {
             self.check_effect(effect, commit.sync.is_some());
         }
         let model = self.model.clone();
         self.pending.push_back(Pending { commit, model });
+    }
+
+    /// Streams grow and shrink as the model allows.
+    fn check_record(&mut self, record: &Record) {
+        match record {
+            Record::Index { queue, entry } => {
+                if let Some(stream) = self.model.streams.get_mut(queue) {
+                    stream.index(entry, self.now);
+                }
+            }
+            Record::IndexRemove { queue, last } => {
+                if let Some(stream) = self.model.streams.get_mut(queue) {
+                    self.figures.dropped += 1;
+                    stream.drop_group(last.0 as usize, self.now);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// What the core says must be what the model allows, whether or not it ever becomes durable.
@@ -57,21 +81,24 @@ impl World {
                 count,
                 redelivered,
                 delivery_count,
+                place,
             } => {
                 for i in 0..*count {
-                    let (uid, len) = uid_of(chunk, record + i);
+                    let message = uid_of(chunk, record + i);
                     let tag = first.0 + u64::from(i);
-                    self.model
-                        .deliver(*consumer, tag, uid, len, *redelivered, *delivery_count);
+                    let history = (*redelivered, *delivery_count);
+                    let place = place.map(|place| later(place, i));
+                    self.model.deliver(*consumer, tag, message, history, place);
                 }
             }
+            Effect::ConsumerOpened { consumer, offset, .. } => self.model.opened(*consumer, *offset),
             Effect::Reply {
                 id,
                 reply: Reply::Purged(removed),
                 ..
             } => {
                 if let Some(queue) = self.purges.remove(id) {
-                    let durable = self.model.queues.get(&queue).is_some_and(|queue| queue.durable);
+                    let durable = self.model.queues.get(&queue).is_none_or(|queue| queue.durable);
                     assert!(sync || !durable, "a purge that was answered survives power loss");
                     assert_eq!(self.model.purged(queue), Some(*removed));
                     self.figures.purged += removed;
@@ -125,24 +152,39 @@ impl World {
                 record,
                 count,
                 redelivered,
+                place,
                 ..
             } => {
                 for i in 0..count {
                     let (uid, _) = uid_of(&chunk, record + i);
-                    self.delivered(consumer, first.0 + u64::from(i), uid, redelivered);
+                    let tag = first.0 + u64::from(i);
+                    match place {
+                        Some(place) => self.was_read(consumer, tag, uid, later(place, i)),
+                        None => self.delivered(consumer, tag, uid, redelivered),
+                    }
                 }
             }
             Effect::ConsumerClosed { consumer, .. } => {
                 self.clients.remove(&consumer);
             }
-            Effect::ReadIndex { queue, from, to } => {
+            Effect::ReadIndex {
+                queue,
+                from,
+                to,
+                runs_max,
+            } => {
                 self.figures.index_reads += 1;
-                let read = Read::Index { queue, from, to };
+                let read = Read::Index {
+                    queue,
+                    from,
+                    to,
+                    runs_max,
+                };
                 self.ask(read);
             }
-            Effect::ReadChunk { base, .. } => {
+            Effect::ReadChunk { lane, base } => {
                 self.figures.chunk_reads += 1;
-                self.ask(Read::Chunk { base });
+                self.ask(Read::Chunk { lane, base });
             }
             Effect::Topology(topology) => self.names = names_of(&topology),
             Effect::Reply { .. } | Effect::PublisherClosed { .. } | Effect::ConsumerOpened { .. } => {}
@@ -164,15 +206,38 @@ impl World {
         };
         self.figures.confirms += 1;
         let uid = (who as u8, sequence);
-        if !message.persistent || !matches!(outcome, Outcome::Routed { .. } | Outcome::Duplicate) {
+        if !matches!(outcome, Outcome::Routed { .. } | Outcome::Duplicate) {
             return;
         }
         for queue in message.targets {
+            // A stream keeps every message.
+            let in_stream = self.durable.streams.contains_key(&queue);
+            if in_stream && self.durable.holds(uid, queue) == Some(true) {
+                self.confirmed.insert((queue, uid));
+            }
+            if !message.persistent {
+                continue;
+            }
             let durable = self.durable.queues.get(&queue).is_some_and(|queue| queue.durable);
             if durable && self.durable.holds(uid, queue) == Some(true) {
                 self.confirmed.insert((queue, uid));
             }
         }
+    }
+
+    /// A reader of a stream saw a message. Whoever sees that offset later, after whatever crash, sees the same message.
+    fn was_read(&mut self, consumer: ConsumerId, tag: u64, uid: Uid, place: Place) {
+        self.figures.stream_reads += 1;
+        let Some(client) = self.clients.get_mut(&consumer) else {
+            return; // it closed meanwhile
+        };
+        client.tags.insert(tag);
+        let offset = place.offset.0;
+        let last = client.last_offset.replace(offset);
+        assert!(last.is_none_or(|last| last < offset), "offsets rise");
+        self.figures.overtaken += u64::from(last.is_some_and(|last| last + 1 < offset));
+        let seen = *self.read.entry((client.queue, offset)).or_insert(uid);
+        assert_eq!(seen, uid, "offset {offset} was another message");
     }
 
     fn delivered(&mut self, consumer: ConsumerId, tag: u64, uid: Uid, redelivered: bool) {
@@ -208,18 +273,19 @@ impl World {
 
     fn answer(&mut self, read: Read) -> Input {
         match read {
-            Read::Index { queue, from, to } => {
-                let most = self.rng.usize(1..6);
+            Read::Index {
+                queue,
+                from,
+                to,
+                runs_max,
+            } => {
+                let most = self.rng.usize(1..6).min(runs_max);
                 let entries = self.store.read_index(queue, from, to, most);
                 Input::IndexRead { queue, from, entries }
             }
-            Read::Chunk { base } => {
-                let chunk = self.store.read_chunk(base);
-                Input::ChunkRead {
-                    lane: Lane::Queues,
-                    base,
-                    chunk,
-                }
+            Read::Chunk { lane, base } => {
+                let chunk = self.store.read_chunk(lane, base);
+                Input::ChunkRead { lane, base, chunk }
             }
             Read::Answer(input) => input,
         }
@@ -261,14 +327,17 @@ impl World {
             .values()
             .map(|queue| queue.count(State::Ready))
             .sum();
-        let deleted = self
-            .store
-            .states
-            .iter()
-            .filter(|(id, _)| !self.model.queues.contains_key(id));
+        let deleted = self.store.states.iter().filter(|(id, _)| !self.model.knows(**id));
         if deleted.count() == 0 {
-            assert_eq!(self.broker.totals().ready, ready);
+            assert_eq!(self.broker.totals().ready, ready + self.in_streams());
         }
         self.declare_queues();
+    }
+}
+
+fn later(place: Place, by: u32) -> Place {
+    Place {
+        offset: Position(place.offset.0 + u64::from(by)),
+        ..place
     }
 }

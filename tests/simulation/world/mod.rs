@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 
 use pointsman_core::*;
-use pointsman_protocol::admin::{QueueSpec, Reply, Request};
+use pointsman_protocol::admin::{QueueKind, QueueSpec, Reply, Request, Retention};
 
 use crate::model::{Model, Uid};
 use crate::store::SimStore;
@@ -23,6 +23,36 @@ const QUEUES: [(&str, bool); 5] = [
     ("t0", false),
     ("t1", false),
 ];
+/// Streams: one that keeps everything, and one for each limit.
+const STREAMS: [(&str, Retention); 4] = [
+    ("s0", KEEP),
+    (
+        "s1",
+        Retention {
+            max_messages: Some(20),
+            ..KEEP
+        },
+    ),
+    (
+        "s2",
+        Retention {
+            max_bytes: Some(700),
+            ..KEEP
+        },
+    ),
+    (
+        "s3",
+        Retention {
+            max_age_ms: Some(900),
+            ..KEEP
+        },
+    ),
+];
+const KEEP: Retention = Retention {
+    max_age_ms: None,
+    max_bytes: None,
+    max_messages: None,
+};
 const PUBLISHERS: u8 = 3;
 
 pub(crate) struct World {
@@ -49,6 +79,8 @@ pub(crate) struct World {
     seen: BTreeSet<(QueueId, Uid)>,
     /// The last sequence number of a publisher that came for the first time, per queue.
     last_first: BTreeMap<(QueueId, u8), u64>,
+    /// Every message that a reader of a stream ever saw, by its offset.
+    read: BTreeMap<(QueueId, u64), Uid>,
     last_id: u64,
     hash: DefaultHasher,
     pub(crate) figures: Figures,
@@ -68,10 +100,14 @@ pub(crate) struct Figures {
     pub(crate) refused: u64,
     pub(crate) ack_blocks: u64,
     pub(crate) reclaimed: u64,
+    pub(crate) stream_reads: u64,
+    pub(crate) overtaken: u64,
+    pub(crate) seeks: u64,
+    pub(crate) dropped: u64,
 }
 
 impl Figures {
-    fn fields(&mut self) -> [&mut u64; 11] {
+    fn fields(&mut self) -> [&mut u64; 15] {
         [
             &mut self.crashes,
             &mut self.confirms,
@@ -84,6 +120,10 @@ impl Figures {
             &mut self.refused,
             &mut self.ack_blocks,
             &mut self.reclaimed,
+            &mut self.stream_reads,
+            &mut self.overtaken,
+            &mut self.seeks,
+            &mut self.dropped,
         ]
     }
 
@@ -130,6 +170,7 @@ impl World {
             confirmed: BTreeSet::new(),
             seen: BTreeSet::new(),
             last_first: BTreeMap::new(),
+            read: BTreeMap::new(),
             last_id: 0,
             hash: DefaultHasher::new(),
             figures: Figures::default(),
@@ -207,17 +248,27 @@ impl World {
     }
 
     fn declare_queues(&mut self) {
-        for (name, durable) in QUEUES {
-            let spec = QueueSpec {
-                name: name.to_owned(),
-                durable,
-                exclusive: false,
-                auto_delete: false,
-                fsync: None,
-            };
+        let queues = QUEUES.map(|(name, durable)| QueueSpec {
+            durable,
+            ..QueueSpec::new(name)
+        });
+        let streams = STREAMS.map(|(name, retention)| QueueSpec {
+            kind: QueueKind::Stream(retention),
+            ..QueueSpec::new(name)
+        });
+        for spec in queues.into_iter().chain(streams) {
             let (_, reply) = self.request(Request::DeclareQueue(spec));
             assert!(matches!(reply, Some(Reply::Queues(_))), "{reply:?}");
         }
+    }
+}
+
+/// The name of some queue or stream.
+fn any_name(rng: &mut fastrand::Rng) -> &'static str {
+    let place = rng.usize(0..QUEUES.len() + STREAMS.len());
+    match place.checked_sub(QUEUES.len()) {
+        None => QUEUES[place].0,
+        Some(place) => STREAMS[place].0,
     }
 }
 

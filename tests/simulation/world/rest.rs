@@ -1,10 +1,13 @@
 //! The end of a run: everything is delivered and settled, and nothing may be left or lost.
 
-use pointsman_core::*;
-use pointsman_protocol::consume::{Credit, Settlement};
+use std::collections::BTreeMap;
 
-use super::{QUEUES, World};
+use pointsman_core::*;
+use pointsman_protocol::consume::{Credit, Settlement, StartAt};
+
+use super::{QUEUES, STREAMS, World};
 use crate::model::State;
+use crate::stream::Reader;
 
 impl World {
     pub(super) fn come_to_rest(&mut self) {
@@ -16,22 +19,14 @@ impl World {
             while !self.reads.is_empty() {
                 self.answer_read();
             }
-            let before = (
-                self.figures.confirms,
-                self.figures.deliveries,
-                self.figures.index_reads,
-            );
+            let before = self.progress();
             self.open_everything();
             self.settle_everything();
             self.finish();
             while !self.pending.is_empty() {
                 self.make_durable();
             }
-            let after = (
-                self.figures.confirms,
-                self.figures.deliveries,
-                self.figures.index_reads,
-            );
+            let after = self.progress();
             let open = self
                 .publishers
                 .iter()
@@ -42,6 +37,25 @@ impl World {
             }
         }
         panic!("the broker does not come to rest: {:?}", self.broker.totals());
+    }
+
+    fn progress(&self) -> [u64; 5] {
+        let figures = &self.figures;
+        [
+            figures.confirms,
+            figures.deliveries,
+            figures.stream_reads,
+            figures.index_reads,
+            figures.dropped,
+        ]
+    }
+
+    /// Messages in all streams.
+    pub(super) fn in_streams(&self) -> u64 {
+        let streams = self.model.streams.values();
+        streams
+            .map(|stream| (stream.entries.len() - stream.head) as u64)
+            .sum()
     }
 
     fn open_everything(&mut self) {
@@ -59,7 +73,14 @@ impl World {
             if let Some(queue) = self.known(name)
                 && !self.clients.values().any(|client| client.queue == queue)
             {
-                self.open_consumer_of(name, queue, false);
+                self.open_consumer_of(name, queue, false, None);
+            }
+        }
+        for name in STREAMS.map(|(name, _)| name) {
+            if let Some(queue) = self.known(name)
+                && !self.clients.values().any(|client| client.queue == queue)
+            {
+                self.open_consumer_of(name, queue, false, Some(StartAt::First));
             }
         }
         let consumers: Vec<ConsumerId> = self.clients.keys().copied().collect();
@@ -100,7 +121,26 @@ impl World {
             let left = queue.entries.iter().find(|entry| entry.state != State::Settled);
             assert!(left.is_none(), "{left:?} is left in {id:?}");
         }
+        for stream in self.model.streams.values() {
+            stream.check_kept(self.now);
+        }
+        for consumer in self.model.consumers.values() {
+            if let Some(stream) = self.model.streams.get(&consumer.queue) {
+                let at = match consumer.reader {
+                    Some(Reader::At(at)) => at,
+                    _ => panic!("a reader never opened: {consumer:?}"),
+                };
+                assert!(
+                    at.max(stream.head) >= stream.entries.len(),
+                    "a reader stays behind: {consumer:?}"
+                );
+            }
+        }
         for (queue, uid) in &self.confirmed {
+            if let Some(stream) = self.model.streams.get(queue) {
+                assert!(stream.holds(*uid), "{uid:?} was confirmed and is lost");
+                continue;
+            }
             let there = self.model.queues.contains_key(queue);
             assert!(
                 !there || self.seen.contains(&(*queue, *uid)),
@@ -108,11 +148,11 @@ impl World {
             );
         }
         let store = &self.store;
-        assert!(store.chunks.is_empty(), "chunks leak: {:?}", store.chunks.keys());
-        assert!(store.index.is_empty(), "index entries leak: {:?}", store.index);
+        self.check_streams_on_disk();
         assert!(store.acks.is_empty(), "ack blocks leak: {:?}", store.acks);
         assert!(store.attempts.is_empty(), "attempts leak: {:?}", store.attempts);
-        assert!(store.states.values().all(|state| state.head == state.tail));
+        let mut work = store.states.values().filter(|state| state.stream.is_none());
+        assert!(work.all(|state| state.head == state.tail));
         let totals = self.broker.totals();
         assert_eq!(
             (
@@ -121,7 +161,25 @@ impl World {
                 totals.missing,
                 totals.memory_bytes
             ),
-            (0, 0, 0, 0)
+            (self.in_streams(), 0, 0, 0)
         );
+    }
+
+    /// Nothing is on disk but what the streams hold.
+    fn check_streams_on_disk(&self) {
+        let mut references: BTreeMap<(Lane, Offset), u64> = BTreeMap::new();
+        let mut messages = 0;
+        for ((queue, _), entry) in &self.store.index {
+            let there = self.model.streams.contains_key(queue);
+            assert!(there, "an index entry of {queue:?} leaks: {entry:?}");
+            messages += entry.count();
+            for run in &entry.runs {
+                *references.entry((run.lane, run.chunk)).or_insert(0) += u64::from(run.count);
+            }
+        }
+        assert_eq!(messages, self.in_streams());
+        let chunks = self.store.chunks.iter();
+        let there: BTreeMap<_, _> = chunks.map(|(key, stored)| (*key, stored.left.total())).collect();
+        assert_eq!(there, references, "chunks leak");
     }
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use pointsman_protocol::Value;
-use pointsman_protocol::admin::{Reply, Request};
+use pointsman_protocol::admin::{QueueInfo, Reply, Request};
+use pointsman_protocol::consume::StartAt;
 use pointsman_protocol::limits::PREFETCH_MAX;
 use pointsman_sdk::{Client, Consumer, Delivery};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
+use crate::amounts;
 use crate::commands::App;
 use crate::error::CliError;
 use crate::human;
@@ -27,6 +29,10 @@ pub(crate) struct ConsumeArgs {
     /// Stop after so many messages
     #[arg(short = 'n', long, value_name = "NUMBER")]
     count: Option<u64>,
+    /// Where to start in a stream: `first`, `last`, `next`, an offset, a time (2026-01-31T12:00:00Z) or how long ago
+    /// (10m); `first` otherwise, or `next` with --follow
+    #[arg(long, value_name = "START", value_parser = amounts::start)]
+    from: Option<StartAt>,
     /// Wait for more when the queue is empty, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
@@ -42,6 +48,12 @@ pub(crate) struct ConsumeArgs {
 /// The JSON form of a message, a line each.
 #[derive(Debug, Serialize)]
 struct MessageView {
+    /// In a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    /// When it was put into the stream, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored_at: Option<u64>,
     exchange: String,
     routing_key: String,
     /// The router version that decided, such as `orders@2`.
@@ -110,12 +122,11 @@ async fn consume(app: &App, client: &Client, args: &ConsumeArgs) -> Result<u64, 
     };
     let wanted = args.count.unwrap_or(most).min(most);
     let prefetch = u32::try_from(wanted).map_or(prefetch, |wanted| wanted.clamp(1, prefetch));
-    let mut consumer = client
-        .consumer(&args.queue)
-        .prefetch(prefetch)
-        .no_ack(no_ack)
-        .open()
-        .await?;
+    let mut consumer = client.consumer(&args.queue).prefetch(prefetch).no_ack(no_ack);
+    if let Some(start) = start(client, args).await? {
+        consumer = consumer.offset(start);
+    }
+    let mut consumer = consumer.open().await?;
     let mut printer = Printer {
         app,
         peek: args.peek,
@@ -135,6 +146,18 @@ async fn consume(app: &App, client: &Client, args: &ConsumeArgs) -> Result<u64, 
         delivery.nack(true);
     }
     Ok(taken)
+}
+
+/// Where to start: in a stream, what was asked for or what fits best.
+async fn start(client: &Client, args: &ConsumeArgs) -> Result<Option<StartAt>, CliError> {
+    if args.from.is_some() {
+        return Ok(args.from);
+    }
+    let queue = info(client, &args.queue).await?;
+    Ok(queue.and_then(|queue| queue.stream).map(|_| match args.follow {
+        true => StartAt::Next,
+        false => StartAt::First,
+    }))
 }
 
 /// The next delivery, or `None` when the queue is empty and we do not follow it.
@@ -165,7 +188,7 @@ pub(crate) async fn next_until_empty(
             Ok(Some(delivery)) => return Ok(Some(delivery?)),
             Ok(None) => return Err(ended()),
             // Silence alone proves nothing on a slow way: the queue itself says whether it has more for us.
-            Err(_) if is_empty(client, queue).await? => return Ok(None),
+            Err(_) if is_empty(client, consumer, queue).await? => return Ok(None),
             Err(_) => {}
         }
     }
@@ -175,12 +198,22 @@ fn ended() -> CliError {
     CliError::failed("Disconnected", "the broker ended the consumer")
 }
 
-async fn is_empty(client: &Client, queue: &str) -> Result<bool, CliError> {
-    match client
-        .request(Request::ListQueues(Some(queue.to_owned())), Bytes::new())
-        .await?
-    {
-        Reply::Queues(queues) => Ok(queues.iter().all(|queue| queue.ready == 0)),
+async fn is_empty(client: &Client, consumer: &Consumer, queue: &str) -> Result<bool, CliError> {
+    let info = info(client, queue).await?;
+    Ok(
+        info.is_none_or(|queue| match (queue.stream, consumer.next_offset()) {
+            (Some(stream), Some(next)) => {
+                next >= stream.next_offset || stream.first_offset == stream.next_offset
+            }
+            _ => queue.ready == 0,
+        }),
+    )
+}
+
+async fn info(client: &Client, queue: &str) -> Result<Option<QueueInfo>, CliError> {
+    let request = Request::ListQueues(Some(queue.to_owned()));
+    match client.request(request, Bytes::new()).await? {
+        Reply::Queues(queues) => Ok(queues.into_iter().next()),
         other => Err(CliError::unexpected(&other)),
     }
 }
@@ -215,6 +248,8 @@ fn view(delivery: &Delivery) -> Result<MessageView, CliError> {
         Err(_) => (None, Some(values::base64(&delivery.body()))),
     };
     Ok(MessageView {
+        offset: delivery.offset(),
+        stored_at: delivery.stored_at().map(amounts::ms),
         exchange: delivery.exchange().to_owned(),
         routing_key: meta.routing_key.to_owned(),
         decided_by: Some(delivery.decided_by())
@@ -257,7 +292,11 @@ impl MessageView {
             (Some(text), _) => output::printable(text),
             (None, base64) => format!("base64:{}", base64.as_deref().unwrap_or_default()),
         };
-        let mut about = Vec::new();
+        let mut about: Vec<String> = self
+            .offset
+            .iter()
+            .map(|offset| format!("offset {offset}"))
+            .collect();
         if !self.routing_key.is_empty() {
             about.push(output::printable(&self.routing_key));
         }
@@ -289,6 +328,8 @@ mod tests {
 
     fn message(body: &[u8]) -> MessageView {
         MessageView {
+            offset: None,
+            stored_at: None,
             exchange: "e".into(),
             routing_key: "k".into(),
             decided_by: Some("orders@2".into()),

@@ -1,11 +1,14 @@
 //! `pointsman queue`: declare, look at, purge and delete queues.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use clap::Subcommand;
 use pointsman_protocol::Fsync;
-use pointsman_protocol::admin::{QueueInfo, QueueSpec, Reply, Request};
+use pointsman_protocol::admin::{QueueInfo, QueueKind, QueueSpec, Reply, Request, Retention};
 use serde::Serialize;
 
+use crate::amounts;
 use crate::commands::App;
 use crate::error::CliError;
 use crate::human;
@@ -28,6 +31,18 @@ pub(crate) enum QueueCommand {
         /// When a confirm is sent: always after a sync, interval:100ms (1 to 60000) or never [default: as the broker]
         #[arg(long, value_name = "WHEN")]
         fsync: Option<Fsync>,
+        /// Make a stream: it keeps its messages, and each consumer reads all of them from where it starts
+        #[arg(long, conflicts_with_all = ["transient", "auto_delete"])]
+        stream: bool,
+        /// A stream drops messages that are older, such as 7d
+        #[arg(long, value_name = "SPAN", requires = "stream", value_parser = amounts::span)]
+        max_age: Option<Duration>,
+        /// A stream drops messages behind so many bytes, such as 10GB
+        #[arg(long, value_name = "SIZE", requires = "stream", value_parser = amounts::size)]
+        max_bytes: Option<u64>,
+        /// A stream drops messages behind so many
+        #[arg(long, value_name = "NUMBER", requires = "stream")]
+        max_messages: Option<u64>,
     },
     /// List all queues of the vhost
     #[command(visible_alias = "ls")]
@@ -60,6 +75,8 @@ pub(crate) enum QueueCommand {
 #[derive(Debug, Serialize)]
 pub(crate) struct QueueView {
     name: String,
+    /// `work` or `stream`.
+    kind: &'static str,
     durable: bool,
     exclusive: bool,
     auto_delete: bool,
@@ -71,6 +88,21 @@ pub(crate) struct QueueView {
     redelivered: u64,
     /// What a confirm of a persistent message promises; none in a queue that is not on disk.
     fsync: Option<String>,
+    #[serde(flatten)]
+    stream: Option<StreamView>,
+}
+
+/// What the JSON form of a stream has more.
+#[derive(Debug, Serialize)]
+struct StreamView {
+    first_offset: u64,
+    /// None when the stream is empty.
+    last_offset: Option<u64>,
+    /// Bytes of metadata and bodies.
+    bytes: u64,
+    max_age_ms: Option<u64>,
+    max_bytes: Option<u64>,
+    max_messages: Option<u64>,
 }
 
 pub(crate) async fn run(app: &App, command: QueueCommand) -> Result<(), CliError> {
@@ -80,17 +112,30 @@ pub(crate) async fn run(app: &App, command: QueueCommand) -> Result<(), CliError
             transient,
             auto_delete,
             fsync,
+            stream,
+            max_age,
+            max_bytes,
+            max_messages,
         } => {
+            let retention = Retention {
+                max_age_ms: max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+                max_bytes,
+                max_messages,
+            };
             let spec = QueueSpec {
                 name,
                 durable: !transient,
                 exclusive: false,
                 auto_delete,
                 fsync,
+                kind: match stream {
+                    true => QueueKind::Stream(retention),
+                    false => QueueKind::Work,
+                },
             };
             for queue in queues(app, Request::DeclareQueue(spec)).await? {
                 app.output
-                    .done(&queue, &format!("queue `{}` is there", queue.name))?;
+                    .done(&queue, &format!("{} `{}` is there", queue.noun(), queue.name))?;
             }
             Ok(())
         }
@@ -151,8 +196,10 @@ impl From<QueueInfo> for QueueView {
     fn from(info: QueueInfo) -> QueueView {
         let on_disk = info.spec.durable && !info.spec.exclusive;
         let fsync = on_disk.then(|| info.fsync.to_string());
+        let retention = info.spec.kind.retention().unwrap_or_default();
         QueueView {
             name: info.spec.name,
+            kind: info.spec.kind.name(),
             durable: info.spec.durable,
             exclusive: info.spec.exclusive,
             auto_delete: info.spec.auto_delete,
@@ -163,15 +210,28 @@ impl From<QueueInfo> for QueueView {
             acked: info.acked,
             redelivered: info.redelivered,
             fsync,
+            stream: info.stream.map(|stream| StreamView {
+                first_offset: stream.first_offset,
+                last_offset: (stream.first_offset < stream.next_offset).then(|| stream.next_offset - 1),
+                bytes: stream.bytes,
+                max_age_ms: retention.max_age_ms,
+                max_bytes: retention.max_bytes,
+                max_messages: retention.max_messages,
+            }),
         }
     }
 }
 
 impl QueueView {
-    fn lines(&self) -> [(&'static str, String); 11] {
+    fn noun(&self) -> &'static str {
+        if self.stream.is_some() { "stream" } else { "queue" }
+    }
+
+    fn lines(&self) -> Vec<(&'static str, String)> {
         let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
-        [
+        let mut lines = vec![
             ("name", self.name.clone()),
+            ("kind", self.kind.to_owned()),
             ("durable", yes_no(self.durable)),
             ("exclusive", yes_no(self.exclusive)),
             ("auto-delete", yes_no(self.auto_delete)),
@@ -187,13 +247,41 @@ impl QueueView {
             ("published", human::count(self.published)),
             ("acked", human::count(self.acked)),
             ("redelivered", human::count(self.redelivered)),
+        ];
+        lines.extend(self.stream.iter().flat_map(StreamView::lines));
+        lines
+    }
+}
+
+impl StreamView {
+    fn lines(&self) -> [(&'static str, String); 4] {
+        let last = self.last_offset.map_or_else(|| "none".to_owned(), human::count);
+        [
+            ("first offset", human::count(self.first_offset)),
+            ("last offset", last),
+            ("size", human::bytes(self.bytes)),
+            ("retention", self.retention()),
         ]
+    }
+
+    fn retention(&self) -> String {
+        let limits = [
+            self.max_age_ms.map(|ms| human::span(Duration::from_millis(ms))),
+            self.max_bytes.map(human::bytes),
+            self.max_messages.map(|count| human::counted(count, "message")),
+        ];
+        let limits: Vec<String> = limits.into_iter().flatten().collect();
+        match limits.is_empty() {
+            true => "keeps everything".to_owned(),
+            false => limits.join(", "),
+        }
     }
 }
 
 impl Row for QueueView {
     const HEADINGS: &'static [&'static str] = &[
         "name",
+        "kind",
         "durable",
         "ready",
         "unsettled",
@@ -205,6 +293,7 @@ impl Row for QueueView {
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
+            self.kind.to_owned(),
             if self.durable { "yes" } else { "no" }.to_owned(),
             human::count(self.ready),
             human::count(self.unsettled),

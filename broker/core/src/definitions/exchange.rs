@@ -126,14 +126,7 @@ impl Broker {
         }
         let queues = self.definitions.topology.queues.len();
         check_room("queues", "QUEUES_MAX", queues, QUEUES_MAX)?;
-        let spec = QueueSpec {
-            name,
-            durable: true,
-            exclusive: false,
-            auto_delete: false,
-            fsync: None,
-        };
-        Ok(self.make_queue(vhost, spec, commit))
+        Ok(self.make_queue(vhost, QueueSpec::new(name), commit))
     }
 
     pub(crate) fn delete_exchange(

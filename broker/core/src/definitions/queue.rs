@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pointsman_protocol::admin::{QueueInfo, QueueSpec, Reply};
+use pointsman_protocol::admin::{QueueInfo, QueueKind, QueueSpec, Reply};
 use pointsman_protocol::{ErrorBody, ErrorCode, Fsync};
 
 use super::names::{check_free, check_room, differs, not_found};
@@ -13,6 +13,7 @@ use crate::commit::Commit;
 use crate::ids::{ConnectionId, QueueId, VhostId};
 use crate::limits::QUEUES_MAX;
 use crate::queue::Queue;
+use crate::stream::Stream;
 use crate::topology::{self, Target, Vhost};
 
 /// Whether a queue is on disk. An exclusive one goes with its connection, and so never is.
@@ -60,8 +61,33 @@ fn same_queue(is: &QueueSpec, asked: &QueueSpec) -> Result<(), ErrorBody> {
             shown(asked.fsync),
         ));
     }
-    match properties.into_iter().find(|(_, is, asked)| is != asked) {
-        Some((property, there, wanted)) => Err(differs("queue", &is.name, property, there, wanted)),
+    if let Some((property, there, wanted)) = properties.into_iter().find(|(_, is, asked)| is != asked) {
+        return Err(differs("queue", &is.name, property, there, wanted));
+    }
+    if is.kind.name() != asked.kind.name() {
+        return Err(differs(
+            "queue",
+            &is.name,
+            "kind",
+            is.kind.name(),
+            asked.kind.name(),
+        ));
+    }
+    let (is_kept, asked_kept) = (
+        is.kind.retention().unwrap_or_default(),
+        asked.kind.retention().unwrap_or_default(),
+    );
+    let limits = [
+        (
+            "max-age in milliseconds",
+            is_kept.max_age_ms,
+            asked_kept.max_age_ms,
+        ),
+        ("max-bytes", is_kept.max_bytes, asked_kept.max_bytes),
+        ("max-messages", is_kept.max_messages, asked_kept.max_messages),
+    ];
+    match limits.into_iter().find(|(_, is, asked)| is != asked) {
+        Some((limit, there, wanted)) => Err(differs("stream", &is.name, limit, there, wanted)),
         None => Ok(()),
     }
 }
@@ -124,19 +150,33 @@ impl Broker {
     /// Makes a queue; its name is free and its spec was checked.
     pub(super) fn make_queue(&mut self, vhost: VhostId, spec: QueueSpec, commit: &mut Commit) -> QueueId {
         let id = self.definitions.next_queue();
-        let durable = is_durable(&spec);
-        if durable {
+        if is_durable(&spec) {
             let definition = Definition::Queue {
                 vhost,
                 spec: spec.clone(),
             };
             define_synced(commit, DefinitionKey::Queue(id), Some(definition));
         }
-        let mut queue = Queue::new(id, durable, self.bounds.page_runs);
-        queue.sync = self.fsync_of(&spec).within();
+        self.make_empty(id, &spec);
         self.definitions.insert_queue(id, vhost, spec);
-        self.queues.insert(id, queue);
         id
+    }
+
+    /// Gives a queue its state, without messages.
+    pub(crate) fn make_empty(&mut self, id: QueueId, spec: &QueueSpec) {
+        let page_runs = self.bounds.page_runs;
+        match spec.kind {
+            QueueKind::Work => {
+                let mut queue = Queue::new(id, is_durable(spec), page_runs);
+                queue.sync = self.fsync_of(spec).within();
+                self.queues.insert(id, queue);
+            }
+            QueueKind::Stream(retention) => {
+                let mut stream = Stream::new(id, retention, page_runs);
+                stream.sync = self.fsync_of(spec).within();
+                self.streams.insert(id, stream);
+            }
+        }
     }
 
     pub(crate) fn delete_queue(
@@ -158,14 +198,8 @@ impl Broker {
             return Err(ErrorBody::new(ErrorCode::InUse, message)
                 .hint(format!("purge it, or delete exchange '{exchange}' first")));
         }
-        let Some(queue) = self.queues.get(&id) else {
-            return Err(ErrorBody::new(
-                ErrorCode::Internal,
-                format!("queue '{name}' has no state"),
-            ));
-        };
-        let (consumers, counters) = (queue.consumers.len(), queue.counters);
-        let messages = counters.ready + counters.unsettled;
+        let consumers = self.consumers_of(id).map_or(0, |(consumers, _)| consumers);
+        let messages = self.messages_in(id);
         if if_unused && consumers > 0 {
             let message = format!("queue '{name}' has {consumers} consumers");
             return Err(ErrorBody::new(ErrorCode::InUse, message));
@@ -193,8 +227,19 @@ impl Broker {
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.end_purges(commit);
             queue.delete();
+        } else if let Some(stream) = self.streams.get_mut(&id) {
+            stream.end_purges(commit);
+            stream.delete();
         }
         self.list(id);
+    }
+
+    /// How many messages are in a queue; what readers of a stream have is in it still.
+    fn messages_in(&self, id: QueueId) -> u64 {
+        let queue = self.queues.get(&id).map(|queue| queue.counters);
+        let stream = self.streams.get(&id).map(Stream::counters);
+        queue.map_or(0, |counters| counters.ready + counters.unsettled)
+            + stream.map_or(0, |counters| counters.ready)
     }
 
     pub(crate) fn purge_queue(
@@ -206,6 +251,8 @@ impl Broker {
         let id = self.usable_queue(connection, name)?.id;
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.purge((connection, request));
+        } else if let Some(stream) = self.streams.get_mut(&id) {
+            stream.purge((connection, request));
         }
         self.list(id);
         Ok(())
@@ -236,16 +283,22 @@ impl Broker {
 
     fn queue_info(&self, declared: &topology::Queue) -> QueueInfo {
         let queue = self.queues.get(&declared.id);
-        let counters = queue.map(|queue| queue.counters).unwrap_or_default();
+        let stream = self.streams.get(&declared.id);
+        let counters = queue.map(|queue| queue.counters).or(stream.map(Stream::counters));
+        let published = queue.map(Queue::published).or(stream.map(Stream::published));
+        let counters = counters.unwrap_or_default();
         QueueInfo {
             spec: declared.spec.clone(),
             ready: counters.ready,
             unsettled: counters.unsettled,
-            consumers: queue.map_or(0, |queue| queue.consumers.len() as u32),
-            published: queue.map_or(0, Queue::published),
+            consumers: self
+                .consumers_of(declared.id)
+                .map_or(0, |(consumers, _)| consumers as u32),
+            published: published.unwrap_or_default(),
             acked: counters.acked,
             redelivered: counters.redelivered,
             fsync: self.fsync_of(&declared.spec),
+            stream: stream.map(Stream::info),
         }
     }
 }

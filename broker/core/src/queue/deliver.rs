@@ -127,9 +127,9 @@ impl Queue {
         let mut served = 0;
         while served < share && turn.consumers.get(&id).is_some_and(Consumer::wants_more) {
             let ready = self.ready(turn.commit)?;
-            let base = ready.run.chunk;
-            let chunk = turn.log.chunk(ready.run.lane, base).map(Arc::clone);
-            if chunk.is_none() && !turn.log.is_missing(base) {
+            let (lane, base) = (ready.run.lane, ready.run.chunk);
+            let chunk = turn.log.chunk(lane, base).map(Arc::clone);
+            if chunk.is_none() && !turn.log.is_missing(lane, base) {
                 self.read_chunks(&ready, turn);
                 return None;
             }
@@ -176,6 +176,7 @@ impl Queue {
             count,
             redelivered: ready.redelivered,
             delivery_count: ready.delivery_count,
+            place: None,
         });
         if consumer.no_ack {
             self.counters.acked += u64::from(count);
@@ -195,9 +196,11 @@ impl Queue {
 
     /// Asks for the chunk of what is next, and for some of those that follow.
     fn read_chunks(&mut self, ready: &Ready, turn: &mut Turn<'_>) {
-        turn.log.read(ready.run.chunk, Some(self.id), turn.commit);
+        turn.log
+            .read(ready.run.lane, ready.run.chunk, Some(self.id), turn.commit);
         for placed in self.pages.ahead().take(CHUNKS_AHEAD) {
-            turn.log.read(placed.run.chunk, None, turn.commit);
+            turn.log
+                .read(placed.run.lane, placed.run.chunk, None, turn.commit);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One queue: which messages are ready, handed out and settled.
+//! One work queue: which messages are ready, handed out and settled.
 //!
 //! Positions number the messages of a queue for ever. Each position is *settled* ([`settled`]), *unsettled* (a
 //! consumer has it, see [`crate::consumer`]), *returned* (given back, goes first) or not handed out yet ([`pages`]).
@@ -143,6 +143,9 @@ impl Queue {
         if state.head > state.tail || state.delivered > state.tail || state.tail.0 > u64::MAX / 2 {
             return Err("its head, delivered mark and tail are not in order");
         }
+        if state.stream.is_some() {
+            return Err("it is a work queue and has the state of a stream");
+        }
         let mut settled = Settled::new(state.head.0);
         for (block, bitmap) in blocks {
             if !settled.restore_block(*block, bitmap, state.tail.0) {
@@ -200,6 +203,8 @@ impl Queue {
         let entry = IndexEntry {
             first: Position(self.written.tail.0),
             runs: std::mem::take(&mut self.pending),
+            time: 0,
+            bytes: 0,
         };
         commit.records.push(Record::Index {
             queue: self.id,
@@ -217,6 +222,7 @@ impl Queue {
             head: Position(self.settled.head()),
             tail: Position(self.tail),
             delivered: Position(self.delivered),
+            stream: None,
         };
         if state != self.written {
             self.written = state;

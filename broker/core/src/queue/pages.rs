@@ -161,6 +161,7 @@ impl Pages {
                 queue,
                 from: Position(self.front_end),
                 to: Position(self.back_first),
+                runs_max: self.runs_max,
             });
         }
     }

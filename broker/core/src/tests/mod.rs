@@ -3,6 +3,9 @@
 mod declaring;
 mod delivery;
 mod publishing;
+mod streams;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pointsman_protocol::admin::{Reply, Request};
@@ -117,6 +120,7 @@ impl Bench {
             tag: String::new(),
             exclusive,
             no_ack,
+            start: None,
         }])
     }
 
@@ -184,6 +188,7 @@ fn deliveries(commit: &Commit) -> Vec<Delivered> {
             count,
             redelivered,
             delivery_count,
+            ..
         } = effect
         else {
             continue;

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use pointsman_core::chunk::StoredMessage;
 use pointsman_core::{ConsumerId, DecidedBy, DeliveryTag, ExchangeId, Input};
 use pointsman_protocol::consume::{
-    ConsumerOpened, Credit, DeliveryMeta, FLAG_REDELIVERED, OpenConsumer, Settle,
+    ConsumerOpened, Credit, DeliveryMeta, FLAG_REDELIVERED, OpenConsumer, Settle, StreamPlace,
 };
 use pointsman_protocol::frame::{self, Frame, Header, Kind};
 use tokio::sync::mpsc;
@@ -16,6 +16,9 @@ use crate::mailbox::{ConsumerEvent, Delivery, Mail};
 /// Bytes of deliveries that may wait to be written to one consumer, whatever credit the client gives: a client that
 /// does not read must not make the broker keep messages in memory.
 const UNWRITTEN_MAX: u64 = 4 * 1024 * 1024;
+
+/// Length of the place in a [`DeliveryMeta`] that has none, in bytes.
+const NO_PLACE: usize = 1;
 
 /// Serves a consumer until its stream ends.
 pub(super) async fn run(
@@ -55,6 +58,7 @@ async fn open<'a>(
         tag,
         exclusive,
         no_ack,
+        start,
     } = open;
     let mail = Mail::OpenConsumer {
         connection: session.id,
@@ -63,6 +67,7 @@ async fn open<'a>(
         tag,
         exclusive,
         no_ack,
+        start,
         sink,
     };
     session.shared.mailbox.send(mail).await?;
@@ -77,7 +82,9 @@ async fn open<'a>(
         labels: Labels::default(),
     };
     match consumer.events.recv().await {
-        Some(ConsumerEvent::Opened { tag }) => writer.put(Kind::ConsumerOpened, 0, &ConsumerOpened { tag }),
+        Some(ConsumerEvent::Opened { tag, offset }) => {
+            writer.put(Kind::ConsumerOpened, 0, &ConsumerOpened { tag, offset });
+        }
         Some(ConsumerEvent::Closed(error)) => return Err(error.into()),
         Some(ConsumerEvent::Deliver(_)) | None => return Err(shutting_down().into()),
     }
@@ -172,7 +179,13 @@ impl Consumer<'_> {
                     delivery.chunk.base
                 )));
             };
-            let label = self.labels.get(self.session, delivery.delivery_count, &message);
+            let place = delivery.place.map(|place| StreamPlace {
+                offset: place.offset.0 + u64::from(n),
+                time: place.time,
+            });
+            let label = self
+                .labels
+                .get(self.session, delivery.delivery_count, place, &message);
             let header = Header {
                 kind: Kind::Deliver,
                 flags,
@@ -203,15 +216,24 @@ impl Drop for Consumer<'_> {
     }
 }
 
-/// The encoded [`DeliveryMeta`] of the last message: the next one mostly has the same.
+/// The encoded [`DeliveryMeta`] of the last message: the next one mostly has the same, but for its place in a stream,
+/// which stands last.
 #[derive(Default)]
 struct Labels {
     key: Option<(u32, ExchangeId, Option<DecidedBy>)>,
     bytes: BytesMut,
+    /// Length of what does not name the place.
+    same: usize,
 }
 
 impl Labels {
-    fn get(&mut self, session: &Session, delivery_count: u32, message: &StoredMessage<'_>) -> &[u8] {
+    fn get(
+        &mut self,
+        session: &Session,
+        delivery_count: u32,
+        place: Option<StreamPlace>,
+        message: &StoredMessage<'_>,
+    ) -> &[u8] {
         let key = (delivery_count, message.exchange, message.decided_by);
         if self.key != Some(key) {
             self.key = Some(key);
@@ -230,9 +252,13 @@ impl Labels {
                 delivery_count,
                 exchange,
                 decided_by: &decided_by,
+                place: None,
             };
             frame::put_postcard(&mut self.bytes, &meta);
+            self.same = self.bytes.len() - NO_PLACE;
         }
+        self.bytes.truncate(self.same);
+        frame::put_postcard(&mut self.bytes, &place);
         &self.bytes
     }
 }

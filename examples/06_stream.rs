@@ -21,7 +21,8 @@ async fn main() -> Result {
     client.declare_queue(spec).await?;
     let publisher = client.publisher("").await?;
     let orders = (1..=5).map(|n| Message::new(format!("order {n}")).key(STREAM));
-    println!("{}", publisher.publish_all(orders).await?.await?);
+    let outcome = publisher.publish_all(orders).await?.await?;
+    println!("{} orders are in the stream", outcome.routed);
 
     // Every reader has its own place. This one starts at the first message that is there.
     let mut reader = client.consumer(STREAM).offset(StartAt::First).open().await?;

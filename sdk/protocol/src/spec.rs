@@ -126,7 +126,7 @@ impl QueueSpec {
     /// A stream drops what is older, to the millisecond. Makes it a stream.
     pub fn max_age(self, age: Duration) -> QueueSpec {
         self.retain(|retention| {
-            retention.max_age_ms = Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+            retention.max_age_ms = Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         })
     }
 

@@ -4,19 +4,19 @@
 
 mod fake;
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use fake::{Fake, Peer, Stream};
 use futures_util::{FutureExt, StreamExt};
 use pointsman_protocol::consume::{
-    ConsumerOpened, Credit, DeliveryMeta, FLAG_REDELIVERED, OpenConsumer, Settle, Settlement,
+    ConsumerOpened, Credit, DeliveryMeta, FLAG_REDELIVERED, OpenConsumer, Settle, Settlement, StreamPlace,
 };
 use pointsman_protocol::frame::{self, HEADER_LEN, Header, Kind};
 use pointsman_protocol::publish::{Confirm, OpenPublisher, PublisherOpened};
 use pointsman_protocol::{ErrorBody, ErrorCode};
 use pointsman_sdk::{
     Bytes, Client, Confirmation, Consumer, Error, Message, MessageMeta, Notice, Outcome, Publisher,
-    QueueSpec, Reply, Request,
+    QueueSpec, Reply, Request, StartAt,
 };
 
 const ROUTED: Outcome = Outcome::Routed { queues: 1 };
@@ -71,11 +71,15 @@ async fn confirm(stream: &mut Stream, first: u64, count: u32, outcome: Outcome) 
 }
 
 async fn deliver(stream: &mut Stream, tag: u64, flags: u8, body: &[u8]) {
+    deliver_placed(stream, tag, flags, body, None).await;
+}
+
+async fn deliver_placed(stream: &mut Stream, tag: u64, flags: u8, body: &[u8], place: Option<StreamPlace>) {
     let about = DeliveryMeta {
         delivery_count: 2,
         exchange: "orders",
         decided_by: "split@3",
-        place: None,
+        place,
     };
     let message = MessageMeta {
         routing_key: "order.eu",
@@ -451,6 +455,45 @@ async fn a_consumer_without_acks_gives_credit_back_as_it_is_read() {
     }
     // Acks of such a consumer are not sent, so the next frame is the credit.
     assert_eq!(stream.take::<Credit>(Kind::Credit).await.1.messages, 2);
+}
+
+#[tokio::test]
+async fn after_a_loss_a_reader_of_a_stream_goes_on_behind_what_was_taken() {
+    let fake = Fake::start();
+    let (client, mut peer) = fake.connected().await;
+    let opened = |offset| ConsumerOpened {
+        tag: "c-1".to_owned(),
+        offset: Some(offset),
+    };
+    let at_five = opened(5);
+    let (consumer, (mut stream, open)) = tokio::join!(
+        client.consumer("s").offset(StartAt::Next).open(),
+        peer.accept::<OpenConsumer>(Kind::OpenConsumer, Kind::ConsumerOpened, &at_five),
+    );
+    assert_eq!(open.start, Some(StartAt::Next));
+    let mut consumer = consumer.unwrap();
+    // Nothing was taken, then one of two.
+    for (first, taken) in [(5, 0), (5, 1), (6, 0)] {
+        stream.take::<Credit>(Kind::Credit).await;
+        for (tag, offset) in [(1, first), (2, first + 1)] {
+            let place = StreamPlace { offset, time: 7 };
+            deliver_placed(&mut stream, tag, 0, b"", Some(place)).await;
+        }
+        for n in 0..taken {
+            let delivery = consumer.recv().await.unwrap().unwrap();
+            assert_eq!(delivery.offset(), Some(first + n));
+            assert_eq!(delivery.stored_at(), Some(UNIX_EPOCH + Duration::from_millis(7)));
+        }
+        let next = first + taken;
+        assert_eq!(consumer.next_offset(), Some(next));
+        peer.vanish();
+        peer = fake.accept().await;
+        let (again, open) = peer
+            .accept::<OpenConsumer>(Kind::OpenConsumer, Kind::ConsumerOpened, &opened(next))
+            .await;
+        assert_eq!(open.start, Some(StartAt::Offset(next)));
+        stream = again;
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use pointsman_protocol::admin::{Reply, Request};
 use pointsman_protocol::{DEFAULT_VHOST, ErrorBody, ErrorCode};
 
 use crate::commit::{Commit, Effect, Record};
-use crate::consume::Opening;
 use crate::consumer::{Consumer, Unsettled};
 use crate::definitions::{Definitions, Loaded};
 use crate::ids::*;
@@ -180,23 +179,8 @@ impl Broker {
             Input::OpenConsumer {
                 connection,
                 consumer,
-                queue,
-                tag,
-                exclusive,
-                no_ack,
-                start,
-            } => {
-                let opening = Opening {
-                    connection,
-                    consumer,
-                    queue,
-                    tag,
-                    exclusive,
-                    no_ack,
-                    start,
-                };
-                self.open_consumer(opening, commit);
-            }
+                open,
+            } => self.open_consumer(connection, consumer, open, commit),
             Input::Credit { consumer, credit } => self.grant(consumer, credit),
             Input::Settle {
                 consumer,

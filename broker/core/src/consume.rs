@@ -1,6 +1,6 @@
 //! Connections and consumers come and go, take credit and settle.
 
-use pointsman_protocol::consume::{Credit, Settle, Settlement, StartAt};
+use pointsman_protocol::consume::{Credit, OpenConsumer, Settle, Settlement, StartAt};
 use pointsman_protocol::{ErrorBody, ErrorCode};
 
 use crate::broker::{Broker, Connection};
@@ -9,17 +9,6 @@ use crate::consumer::Consumer;
 use crate::ids::{ConnectionId, ConsumerId, DeliveryTag, QueueId};
 use crate::limits::QUEUE_CONSUMERS_MAX;
 use crate::stream::Stream;
-
-/// What a consumer's stream asks for when it opens.
-pub(crate) struct Opening {
-    pub(crate) connection: ConnectionId,
-    pub(crate) consumer: ConsumerId,
-    pub(crate) queue: String,
-    pub(crate) tag: String,
-    pub(crate) exclusive: bool,
-    pub(crate) no_ack: bool,
-    pub(crate) start: Option<StartAt>,
-}
 
 impl Broker {
     pub(crate) fn connect(&mut self, connection: ConnectionId, vhost: &str) {
@@ -47,25 +36,34 @@ impl Broker {
         }
     }
 
-    pub(crate) fn open_consumer(&mut self, opening: Opening, commit: &mut Commit) {
-        let consumer = opening.consumer;
-        match self.admit(&opening) {
-            Ok(queue) => self.add_consumer(opening, queue, commit),
+    pub(crate) fn open_consumer(
+        &mut self,
+        connection: ConnectionId,
+        consumer: ConsumerId,
+        open: OpenConsumer,
+        commit: &mut Commit,
+    ) {
+        match self.admit(connection, &open) {
+            Ok(queue) => self.add_consumer(
+                Consumer::new(consumer, connection, queue, open.no_ack),
+                open,
+                commit,
+            ),
             Err(error) => commit.effects.push(Effect::ConsumerClosed { consumer, error }),
         }
     }
 
     /// Whether the queue takes the consumer.
-    fn admit(&self, opening: &Opening) -> Result<QueueId, ErrorBody> {
-        let name = &opening.queue;
-        let id = self.usable_queue(opening.connection, name)?.id;
+    fn admit(&self, connection: ConnectionId, open: &OpenConsumer) -> Result<QueueId, ErrorBody> {
+        let name = &open.queue;
+        let id = self.usable_queue(connection, name)?.id;
         let Some((consumers, has_exclusive)) = self.consumers_of(id) else {
             return Err(ErrorBody::new(
                 ErrorCode::Internal,
                 format!("queue '{name}' has no state"),
             ));
         };
-        if opening.start.is_some() && !self.streams.contains_key(&id) {
+        if open.start.is_some() && !self.streams.contains_key(&id) {
             let message = format!("queue '{name}' is a work queue, which has no offsets to start at");
             return Err(ErrorBody::new(ErrorCode::InvalidArgument, message)
                 .hint("only streams are read from an offset or a time"));
@@ -74,7 +72,7 @@ impl Broker {
             let message = format!("queue '{name}' has an exclusive consumer");
             return Err(ErrorBody::new(ErrorCode::ResourceLocked, message));
         }
-        if opening.exclusive && consumers > 0 {
+        if open.exclusive && consumers > 0 {
             let message = format!("queue '{name}' has {consumers} consumers, so none can be exclusive");
             return Err(ErrorBody::new(ErrorCode::ResourceLocked, message));
         }
@@ -94,25 +92,22 @@ impl Broker {
         }
     }
 
-    fn add_consumer(&mut self, opening: Opening, queue: QueueId, commit: &mut Commit) {
-        let Opening {
-            connection,
-            consumer,
+    fn add_consumer(&mut self, state: Consumer, open: OpenConsumer, commit: &mut Commit) {
+        let (consumer, queue) = (state.id, state.queue);
+        let OpenConsumer {
             tag,
             exclusive,
-            no_ack,
             start,
             ..
-        } = opening;
+        } = open;
         let tag = if tag.is_empty() {
             format!("c.{}", consumer.0)
         } else {
             tag
         };
-        if let Some(state) = self.connections.get_mut(&connection) {
-            state.consumers.insert(consumer);
+        if let Some(connection) = self.connections.get_mut(&state.connection) {
+            connection.consumers.insert(consumer);
         }
-        let state = Consumer::new(consumer, connection, queue, no_ack);
         self.consumers.insert(consumer, state);
         if let Some(stream) = self.streams.get_mut(&queue) {
             stream.exclusive_consumer = exclusive;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pointsman_protocol::admin::Request;
-use pointsman_protocol::consume::{Credit, Settle, StartAt};
+use pointsman_protocol::consume::{Credit, OpenConsumer, Settle};
 use smallvec::SmallVec;
 
 use crate::catalog::{UserVerifier, VersionSpec};
@@ -85,16 +85,8 @@ pub enum Input {
         connection: ConnectionId,
         /// Its number, new.
         consumer: ConsumerId,
-        /// The queue's name.
-        queue: String,
-        /// The consumer's tag, or empty.
-        tag: String,
-        /// No other consumer beside it.
-        exclusive: bool,
-        /// Deliveries count as acknowledged once handed out.
-        no_ack: bool,
-        /// Where to start in a stream.
-        start: Option<StartAt>,
+        /// What it asks for.
+        open: OpenConsumer,
     },
     /// A consumer takes more deliveries.
     Credit {

@@ -228,22 +228,14 @@ impl Driver {
             Mail::OpenConsumer {
                 connection,
                 consumer,
-                queue,
-                tag,
-                exclusive,
-                no_ack,
-                start,
+                open,
                 sink,
             } => {
                 self.consumers.insert(consumer, sink);
                 Input::OpenConsumer {
                     connection,
                     consumer,
-                    queue,
-                    tag,
-                    exclusive,
-                    no_ack,
-                    start,
+                    open,
                 }
             }
             Mail::Totals(answer) => {

@@ -10,7 +10,7 @@ use pointsman_core::input::Publish;
 use pointsman_core::{Chunk, ConnectionId, ConsumerId, DeliveryTag, Input, PublisherId, PublisherIdentity};
 use pointsman_protocol::ErrorBody;
 use pointsman_protocol::admin::Reply;
-use pointsman_protocol::consume::StartAt;
+use pointsman_protocol::consume::OpenConsumer;
 use pointsman_protocol::publish::Outcome;
 use pointsman_store::StoreError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -51,11 +51,7 @@ pub(crate) enum Mail {
     OpenConsumer {
         connection: ConnectionId,
         consumer: ConsumerId,
-        queue: String,
-        tag: String,
-        exclusive: bool,
-        no_ack: bool,
-        start: Option<StartAt>,
+        open: OpenConsumer,
         sink: mpsc::UnboundedSender<ConsumerEvent>,
     },
     /// How the broker stands.

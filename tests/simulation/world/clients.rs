@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pointsman_core::input::{MessageCopy, Publish, Verdict};
 use pointsman_core::*;
 use pointsman_protocol::admin::{Reply, Request};
-use pointsman_protocol::consume::{Credit, Settle, Settlement, StartAt};
+use pointsman_protocol::consume::{Credit, OpenConsumer, Settle, Settlement, StartAt};
 use pointsman_protocol::publish::Outcome;
 
 use super::{World, any_name, names_of};
@@ -206,11 +206,13 @@ impl World {
         self.handle(Input::OpenConsumer {
             connection,
             consumer,
-            queue: name.to_owned(),
-            tag: String::new(),
-            exclusive: false,
-            no_ack,
-            start,
+            open: OpenConsumer {
+                queue: name.to_owned(),
+                tag: String::new(),
+                exclusive: false,
+                no_ack,
+                start,
+            },
         });
         if matches!(self.commit.effects.last(), Some(Effect::ConsumerClosed { .. })) {
             return;

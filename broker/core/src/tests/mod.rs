@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pointsman_protocol::admin::{Reply, Request};
-use pointsman_protocol::consume::{Credit, Settle, Settlement};
+use pointsman_protocol::consume::{Credit, OpenConsumer, Settle, Settlement};
 use pointsman_protocol::{ErrorBody, ErrorCode, MessageMeta};
 use smallvec::smallvec;
 
@@ -116,11 +116,13 @@ impl Bench {
         self.turn([Input::OpenConsumer {
             connection: ConnectionId(connection),
             consumer: ConsumerId(consumer),
-            queue: queue.to_owned(),
-            tag: String::new(),
-            exclusive,
-            no_ack,
-            start: None,
+            open: OpenConsumer {
+                queue: queue.to_owned(),
+                tag: String::new(),
+                exclusive,
+                no_ack,
+                start: None,
+            },
         }])
     }
 

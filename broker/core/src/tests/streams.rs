@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pointsman_protocol::admin::{QueueInfo, QueueSpec, StreamInfo};
-use pointsman_protocol::consume::StartAt;
+use pointsman_protocol::consume::{OpenConsumer, StartAt};
 
 use super::*;
 use crate::commit::IndexEntry;
@@ -198,11 +198,13 @@ impl Streams {
         self.turn([Input::OpenConsumer {
             connection: ConnectionId(1),
             consumer: ConsumerId(consumer),
-            queue: "s".to_owned(),
-            tag: String::new(),
-            exclusive: false,
-            no_ack: false,
-            start,
+            open: OpenConsumer {
+                queue: "s".to_owned(),
+                tag: String::new(),
+                exclusive: false,
+                no_ack: false,
+                start,
+            },
         }])
     }
 

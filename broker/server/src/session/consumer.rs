@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use pointsman_core::chunk::StoredMessage;
 use pointsman_core::{ConsumerId, DecidedBy, DeliveryTag, ExchangeId, Input};
 use pointsman_protocol::consume::{
-    ConsumerOpened, Credit, DeliveryMeta, FLAG_REDELIVERED, OpenConsumer, Settle, StreamPlace,
+    ConsumerOpened, Credit, DeliveryMeta, FLAG_REDELIVERED, Settle, StreamPlace,
 };
 use pointsman_protocol::frame::{self, Frame, Header, Kind};
 use tokio::sync::mpsc;
@@ -50,24 +50,12 @@ async fn open<'a>(
     reader: FrameReader,
     writer: &mut FrameWriter,
 ) -> Result<Consumer<'a>, StreamEnd> {
-    let open: OpenConsumer = first.decode()?;
     let id = ConsumerId(session.shared.id());
     let (sink, events) = mpsc::unbounded_channel();
-    let OpenConsumer {
-        queue,
-        tag,
-        exclusive,
-        no_ack,
-        start,
-    } = open;
     let mail = Mail::OpenConsumer {
         connection: session.id,
         consumer: id,
-        queue,
-        tag,
-        exclusive,
-        no_ack,
-        start,
+        open: first.decode()?,
         sink,
     };
     session.shared.mailbox.send(mail).await?;

@@ -37,7 +37,8 @@ lint: setup ## rustfmt and clippy, both without a warning
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --profile $(TEST_PROFILE) -- -D warnings
 
-bench: setup ## measure beside the raw limits of this machine
+bench: setup ## measure every segment and the whole beside the raw limits of this machine
+	$(CARGO) bench --workspace --bench segments
 	$(CARGO) bench --workspace --bench bench
 
 crash: setup ## kill a broker ROUNDS times and check its ledger

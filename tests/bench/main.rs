@@ -8,13 +8,10 @@
 
 mod limits;
 mod report;
-mod routing;
 mod scale;
 mod traffic;
 
-use std::path::Path;
-
-use pointsman_tests::Broker;
+use pointsman_tests::{Broker, proc};
 
 use limits::Quic;
 use report::{Figure, Report, Row};
@@ -38,14 +35,8 @@ fn main() {
     if wanted("scale") {
         parts.push(("scale: what waits in queues", scale::rows()));
     }
-    if wanted("routing") {
-        parts.push((
-            "routing: one thread, from a frame's bytes to queues",
-            routing::rows(),
-        ));
-    }
     let report = Report {
-        machine: describe(),
+        machine: proc::machine(),
         command: format!("cargo bench --workspace --bench bench -- {}", args.join(" "))
             .trim()
             .to_owned(),
@@ -156,28 +147,4 @@ fn certificate(broker: &Broker, name: &str) -> std::path::PathBuf {
 
 fn written(result: std::io::Result<Figure>) -> Figure {
     result.expect("the broker's folder can be written")
-}
-
-/// The machine, in one line.
-fn describe() -> String {
-    let read = |path: &str| std::fs::read_to_string(Path::new(path)).unwrap_or_default();
-    let cpus = read("/proc/cpuinfo");
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap_or(": unknown processor");
-    let memory = read("/proc/meminfo");
-    let kib: u64 = memory
-        .split_whitespace()
-        .nth(1)
-        .and_then(|word| word.parse().ok())
-        .unwrap_or(0);
-    let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
-    let kernel = read("/proc/sys/kernel/osrelease");
-    format!(
-        "{cores} x {}, {} GiB, Linux {}",
-        model.trim_start_matches([' ', '\t', ':']),
-        kib / 1024 / 1024,
-        kernel.trim()
-    )
 }

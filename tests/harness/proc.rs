@@ -79,3 +79,27 @@ fn voluntary_switches(status: &str) -> u64 {
         .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
+
+/// The machine, in one line: processors, memory, kernel.
+pub fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or(": unknown processor");
+    let memory = read("/proc/meminfo");
+    let kib: u64 = memory
+        .split_whitespace()
+        .nth(1)
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0);
+    let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!(
+        "{cores} x {}, {} GiB, Linux {}",
+        model.trim_start_matches([' ', '\t', ':']),
+        kib / 1024 / 1024,
+        kernel.trim()
+    )
+}

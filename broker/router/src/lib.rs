@@ -20,3 +20,4 @@ pub use host::{CompileMode, Host, HostOptions, ModuleInfo, PlanInfo, compile_chi
 pub use limits::ModuleLimits;
 pub use matcher::{WEIGHT_MAX, weight};
 pub use routes::{Entry, Incoming, Routes};
+pub use scan::{Scanned, scan};

@@ -8,7 +8,7 @@ use pointsman_protocol::{ErrorBody, ErrorCode, Value};
 
 /// Valid metadata, borrowed; headers are read when asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Scanned<'a> {
+pub struct Scanned<'a> {
     pub(crate) routing_key: &'a str,
     pub(crate) persistent: bool,
     pub(crate) priority: u8,
@@ -35,7 +35,7 @@ impl<'a> Scanned<'a> {
 ///
 /// # Errors
 /// What the publisher is told when [`MessageMeta::decode`](pointsman_protocol::MessageMeta::decode) would refuse it.
-pub(crate) fn scan(bytes: &[u8]) -> Result<Scanned<'_>, ErrorBody> {
+pub fn scan(bytes: &[u8]) -> Result<Scanned<'_>, ErrorBody> {
     let scanned = Cursor(bytes).message().ok_or_else(malformed)?;
     if scanned.routing_key.len() > KEY_MAX {
         let message = format!(

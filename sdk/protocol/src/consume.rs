@@ -2,9 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{FrameError, Kind};
+use crate::frame::{FrameError, Header, Kind};
 
 /// Flag of a `Deliver` frame: the message may have been delivered before.
 pub const FLAG_REDELIVERED: u8 = 1;
@@ -106,6 +107,21 @@ impl<'a> DeliveryMeta<'a> {
     pub fn split(meta: &'a [u8]) -> Result<(DeliveryMeta<'a>, &'a [u8]), FrameError> {
         postcard::take_from_bytes(meta).map_err(|_| FrameError::Meta(Kind::Deliver))
     }
+}
+
+/// Appends a `Deliver` frame without its body, of which `body_len` bytes must follow. `label` is an encoded
+/// [`DeliveryMeta`], `meta` the message's own metadata.
+pub fn put_delivery(out: &mut BytesMut, flags: u8, tag: u64, label: &[u8], meta: &[u8], body_len: u32) {
+    let header = Header {
+        kind: Kind::Deliver,
+        flags,
+        meta_len: (label.len() + meta.len()) as u32,
+        body_len,
+        id: tag,
+    };
+    header.encode(out);
+    out.extend_from_slice(label);
+    out.extend_from_slice(meta);
 }
 
 /// Settles `count` deliveries of consecutive tags, from the tag in the frame's id on.

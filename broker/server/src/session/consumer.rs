@@ -1,12 +1,12 @@
 //! A consumer's stream: deliveries out under credit, settlements in.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use pointsman_core::chunk::StoredMessage;
 use pointsman_core::{ConsumerId, DecidedBy, DeliveryTag, ExchangeId, Input};
 use pointsman_protocol::consume::{
-    ConsumerOpened, Credit, DeliveryMeta, FLAG_REDELIVERED, Settle, StreamPlace,
+    ConsumerOpened, Credit, DeliveryMeta, FLAG_REDELIVERED, Settle, StreamPlace, put_delivery,
 };
-use pointsman_protocol::frame::{self, Frame, Header, Kind};
+use pointsman_protocol::frame::{self, Frame, Kind};
 use tokio::sync::mpsc;
 
 use super::framing::{FrameReader, FrameWriter, StreamEnd};
@@ -174,17 +174,8 @@ impl Consumer<'_> {
             let label = self
                 .labels
                 .get(self.session, delivery.delivery_count, place, &message);
-            let header = Header {
-                kind: Kind::Deliver,
-                flags,
-                meta_len: (label.len() + message.meta.len()) as u32,
-                body_len: message.body.len() as u32,
-                id: delivery.first.0 + u64::from(n),
-            };
-            let out = writer.buffer();
-            header.encode(out);
-            out.put_slice(label);
-            out.put_slice(message.meta);
+            let (tag, body_len) = (delivery.first.0 + u64::from(n), message.body.len() as u32);
+            put_delivery(writer.buffer(), flags, tag, label, message.meta, body_len);
             self.granted = self
                 .granted
                 .saturating_sub((message.meta.len() + message.body.len()) as u64);

@@ -219,7 +219,7 @@ pub(crate) fn sparse_chunks() -> Vec<Vec<u8>> {
     let mut encoded = Vec::new();
     references.encode(&mut encoded);
     let sparse = builder.finish().without_dead(&references);
-    vec![[&[encoded.len() as u8], encoded.as_slice(), sparse.bytes()].concat()]
+    vec![[&[encoded.len() as u8], encoded.as_slice(), &sparse.bytes()].concat()]
 }
 
 pub(crate) fn decisions() -> Vec<Vec<u8>> {

@@ -15,6 +15,7 @@ mod disk_full;
 mod durability;
 mod exchanges;
 mod idle;
+mod large_messages;
 mod lifetimes;
 mod reconnect;
 mod repair;

@@ -297,5 +297,5 @@ pub(crate) fn uid_of(chunk: &Chunk, record: u32) -> (Uid, usize) {
     let message = chunk.get(record).expect("a delivery's record is in its chunk");
     let sequence = message.body[1..9].try_into().expect("eight bytes");
     let uid = (message.body[0], u64::from_le_bytes(sequence));
-    (uid, message.meta.len() + message.body.len())
+    (uid, message.meta.len() + message.body_len())
 }

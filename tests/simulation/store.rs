@@ -205,8 +205,8 @@ impl SimStore {
 /// As it comes back from a disk.
 fn reparsed(stored: &Stored) -> Arc<Chunk> {
     let Stored { chunk, written, .. } = stored;
-    let bytes = chunk.bytes().clone();
-    let parsed = Chunk::parse_sparse(chunk.lane, chunk.base, chunk.time, bytes, written);
+    let bytes = chunk.bytes();
+    let parsed = Chunk::parse_sparse(chunk.lane, chunk.base, chunk.time, bytes, Vec::new(), written);
     let parsed = parsed.expect("a chunk parses");
     assert_eq!(parsed, **chunk);
     Arc::new(parsed)

@@ -15,19 +15,24 @@
 //! Varints are LEB128, as postcard's.
 //!
 //! A chunk may be *sparse*: records that no queue names any more are dropped, the others keep their numbers.
+//!
+//! A message of [`LARGE_MESSAGE`](crate::limits::LARGE_MESSAGE) bytes or more is alone in its chunk, and its body is never copied: it stays in the pieces
+//! in which it was received or read.
 
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use crate::ids::{DecidedBy, ExchangeId, Lane, Offset, RouterId};
+use crate::limits::{CHUNK_MESSAGES_MAX, CHUNK_TARGET};
 use crate::references::References;
 
 /// Stands for the start of a record that was dropped.
 const DROPPED: u32 = u32::MAX;
 
 /// Messages of one lane, numbered without a gap from `base`, of which some may have been dropped. Immutable.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Chunk {
     /// Where it is.
     pub lane: Lane,
@@ -36,6 +41,8 @@ pub struct Chunk {
     /// When its first message came, in milliseconds since the Unix epoch.
     pub time: u64,
     bytes: Bytes,
+    /// What follows `bytes` in the body of the only record, when it is a large one.
+    more: Vec<Bytes>,
     /// Where each record starts in `bytes`, or [`DROPPED`].
     starts: Vec<u32>,
     /// Number of records that were not dropped.
@@ -51,8 +58,17 @@ pub struct StoredMessage<'a> {
     pub decided_by: Option<DecidedBy>,
     /// Postcard bytes of its metadata.
     pub meta: &'a [u8],
-    /// Its body.
+    /// Its body, or of a large one the beginning.
     pub body: &'a [u8],
+    /// The other pieces of a large body.
+    pub more: &'a [Bytes],
+}
+
+impl StoredMessage<'_> {
+    /// Length of its body, in bytes.
+    pub fn body_len(&self) -> usize {
+        self.body.len() + total(self.more)
+    }
 }
 
 /// The bytes are not a run of records.
@@ -73,20 +89,23 @@ impl Chunk {
         let mut at = 0;
         while at < bytes.len() {
             starts.push(at as u32);
-            let (_, end) = split_record(&bytes, at).ok_or(ChunkError { at })?;
-            at = end;
+            at = Head::read(&bytes, at)
+                .and_then(|head| head.end_within(bytes.len()))
+                .ok_or(ChunkError { at })?;
         }
         Ok(Chunk {
             lane,
             base,
             time,
             bytes,
+            more: Vec::new(),
             kept: starts.len() as u32,
             starts,
         })
     }
 
-    /// As [`Chunk::parse`], of a chunk without the records that had no references when it was written.
+    /// As [`Chunk::parse`], of a chunk without the records that had no references when it was written. Of a large
+    /// message's chunk `more` may have what follows `bytes`, if that holds all but the body.
     ///
     /// # Errors
     /// When the bytes are not as many whole records as have references.
@@ -95,9 +114,11 @@ impl Chunk {
         base: Offset,
         time: u64,
         bytes: Bytes,
+        more: Vec<Bytes>,
         references: &References,
     ) -> Result<Chunk, ChunkError> {
         let mut starts = Vec::with_capacity(references.records() as usize);
+        let len = bytes.len() + total(&more);
         let mut at = 0;
         for (records, references) in references.runs() {
             if references == 0 {
@@ -106,11 +127,15 @@ impl Chunk {
             }
             for _ in 0..records {
                 starts.push(at as u32);
-                let (_, end) = split_record(&bytes, at).ok_or(ChunkError { at })?;
+                let head = Head::read(&bytes, at).ok_or(ChunkError { at })?;
+                let end = head.end_within(len).ok_or(ChunkError { at })?;
+                if head.body_at > bytes.len() || (end > bytes.len() && end < len) {
+                    return Err(ChunkError { at });
+                }
                 at = end;
             }
         }
-        if at < bytes.len() {
+        if at < len {
             return Err(ChunkError { at });
         }
         Ok(Chunk {
@@ -118,6 +143,7 @@ impl Chunk {
             base,
             time,
             bytes,
+            more,
             starts,
             kept: references.live(),
         })
@@ -133,9 +159,50 @@ impl Chunk {
         self.kept
     }
 
-    /// The bytes of the records that were not dropped, as [`Chunk::parse`] takes them.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    /// Length of the records that were not dropped, in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + total(&self.more)
+    }
+
+    /// Whether all records were dropped.
+    pub fn is_empty(&self) -> bool {
+        self.kept == 0
+    }
+
+    /// The bytes of the records that were not dropped: one behind the other they are what [`Chunk::parse`] takes.
+    pub fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.bytes).chain(&self.more)
+    }
+
+    /// The bytes of [`Chunk::pieces`], copied only if they are several.
+    pub fn bytes(&self) -> Bytes {
+        self.slice(0..self.len())
+    }
+
+    /// A part of the bytes of [`Chunk::pieces`], copied only if it is of several. Shorter where there is no more.
+    pub fn slice(&self, range: Range<usize>) -> Bytes {
+        let mut parts = SmallVec::<[Bytes; 2]>::new();
+        let mut at = 0;
+        for piece in self.pieces() {
+            let (from, to) = (range.start.max(at), range.end.min(at + piece.len()));
+            if from < to {
+                parts.push(piece.slice(from - at..to - at));
+            }
+            at += piece.len();
+        }
+        match parts.as_slice() {
+            [] => Bytes::new(),
+            [only] => only.clone(),
+            several => several.concat().into(),
+        }
+    }
+
+    /// A message's [`StoredMessage::body`], without a copy.
+    ///
+    /// # Panics
+    /// When it is not of this chunk.
+    pub fn share(&self, body: &[u8]) -> Bytes {
+        self.bytes.slice_ref(body)
     }
 
     /// The record of that number, from 0, or `None` past the end and where it was dropped.
@@ -144,7 +211,15 @@ impl Chunk {
         if start == DROPPED {
             return None;
         }
-        split_record(&self.bytes, start as usize).map(|(message, _)| message)
+        let head = Head::read(&self.bytes, start as usize)?;
+        let end = head.end_within(self.len())?;
+        Some(StoredMessage {
+            exchange: head.exchange,
+            decided_by: head.decided_by,
+            meta: self.bytes.get(head.meta_at..head.body_at)?,
+            body: self.bytes.get(head.body_at..end.min(self.bytes.len()))?,
+            more: &self.more,
+        })
     }
 
     /// How many records in a row from `record` on are there, at most `most`.
@@ -175,35 +250,50 @@ impl Chunk {
         ranges
     }
 
-    /// A copy of the chunk without the records that have no references.
+    /// The chunk without the records that have no references. What is left is copied, but not a large message.
     pub fn without_dead(&self, references: &References) -> Chunk {
-        let mut bytes = BytesMut::with_capacity(self.bytes.len());
-        let mut starts = Vec::with_capacity(self.starts.len());
-        let mut kept = 0;
-        for (records, references) in references.runs() {
-            for _ in 0..records {
-                let start = self.starts.get(starts.len()).copied().unwrap_or(DROPPED);
-                let record = split_record(&self.bytes, start as usize);
-                match record.filter(|_| references > 0 && start != DROPPED) {
-                    Some((_, end)) => {
-                        starts.push(bytes.len() as u32);
-                        bytes.extend_from_slice(&self.bytes[start as usize..end]);
-                        kept += 1;
-                    }
-                    None => starts.push(DROPPED),
-                }
-            }
-        }
-        Chunk {
+        let alone = !self.more.is_empty() && references.live() > 0;
+        let mut left = Chunk {
             lane: self.lane,
             base: self.base,
             time: self.time,
-            bytes: bytes.freeze(),
-            starts,
-            kept,
+            bytes: self.bytes.clone(),
+            more: if alone { self.more.clone() } else { Vec::new() },
+            starts: Vec::with_capacity(self.starts.len()),
+            kept: 0,
+        };
+        let mut bytes = BytesMut::with_capacity(if alone { 0 } else { self.bytes.len() });
+        for (records, references) in references.runs() {
+            for _ in 0..records {
+                let start = self.starts.get(left.starts.len()).copied().unwrap_or(DROPPED);
+                if references == 0 || start == DROPPED {
+                    left.starts.push(DROPPED);
+                    continue;
+                }
+                left.kept += 1;
+                left.starts.push(bytes.len() as u32);
+                let head = Head::read(&self.bytes, start as usize);
+                if let Some(end) = head.and_then(|head| head.end_within(self.bytes.len())) {
+                    bytes.extend_from_slice(&self.bytes[start as usize..end]);
+                }
+            }
         }
+        if !alone {
+            left.bytes = bytes.freeze();
+        }
+        left
     }
 }
+
+/// In however many pieces they are.
+impl PartialEq for Chunk {
+    fn eq(&self, other: &Chunk) -> bool {
+        let place = |chunk: &Chunk| (chunk.lane, chunk.base, chunk.time, chunk.kept);
+        place(self) == place(other) && self.starts == other.starts && self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Chunk {}
 
 /// Collects the messages of a commit into chunks.
 #[derive(Debug)]
@@ -212,6 +302,8 @@ pub struct ChunkBuilder {
     base: Offset,
     time: u64,
     bytes: BytesMut,
+    /// The body of a large message.
+    large: Option<Bytes>,
     starts: Vec<u32>,
 }
 
@@ -223,6 +315,7 @@ impl ChunkBuilder {
             base,
             time,
             bytes: BytesMut::new(),
+            large: None,
             starts: Vec::new(),
         }
     }
@@ -230,11 +323,10 @@ impl ChunkBuilder {
     /// Whether a message of `len` bytes (metadata and body) still belongs in this chunk.
     pub fn takes(&self, len: usize) -> bool {
         self.starts.is_empty()
-            || (self.bytes.len() + len <= crate::limits::CHUNK_TARGET
-                && self.starts.len() < crate::limits::CHUNK_MESSAGES_MAX as usize)
+            || (self.len() + len <= CHUNK_TARGET && self.starts.len() < CHUNK_MESSAGES_MAX as usize)
     }
 
-    /// Appends a message and returns its record number.
+    /// Appends a copy of a message and returns its record number.
     pub fn push(
         &mut self,
         exchange: ExchangeId,
@@ -242,29 +334,40 @@ impl ChunkBuilder {
         meta: &[u8],
         body: &[u8],
     ) -> u32 {
-        let record = self.starts.len() as u32;
-        self.starts.push(self.bytes.len() as u32);
-        let mut head = Head::default();
-        head.put(meta.len() as u32);
-        head.put(body.len() as u32);
-        head.put(exchange.0);
-        match decided_by {
-            None => head.put(0),
-            Some(d) => {
-                head.put(d.router.0 + 1);
-                head.put(d.version);
-            }
-        }
+        let head = HeadBuffer::of(meta.len(), body.len(), exchange, decided_by);
         self.bytes.reserve(head.len + meta.len() + body.len());
-        self.bytes.extend_from_slice(&head.bytes[..head.len]);
+        let record = self.begin(&head);
         self.bytes.extend_from_slice(meta);
         self.bytes.extend_from_slice(body);
         record
     }
 
+    /// As [`ChunkBuilder::push`], of a large message, whose body is not copied. It must be the only one.
+    pub fn push_large(
+        &mut self,
+        exchange: ExchangeId,
+        decided_by: Option<DecidedBy>,
+        meta: &[u8],
+        body: Bytes,
+    ) -> u32 {
+        debug_assert!(self.is_empty(), "a large message is alone in its chunk");
+        let head = HeadBuffer::of(meta.len(), body.len(), exchange, decided_by);
+        let record = self.begin(&head);
+        self.bytes.extend_from_slice(meta);
+        self.large = Some(body);
+        record
+    }
+
+    fn begin(&mut self, head: &HeadBuffer) -> u32 {
+        let record = self.starts.len() as u32;
+        self.starts.push(self.bytes.len() as u32);
+        self.bytes.extend_from_slice(&head.bytes[..head.len]);
+        record
+    }
+
     /// Bytes collected so far.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.large.as_ref().map_or(0, Bytes::len)
     }
 
     /// Whether nothing was pushed yet.
@@ -279,6 +382,7 @@ impl ChunkBuilder {
             base,
             time,
             bytes,
+            large,
             starts,
         } = self;
         Chunk {
@@ -286,6 +390,7 @@ impl ChunkBuilder {
             base,
             time,
             bytes: bytes.freeze(),
+            more: large.into_iter().collect(),
             kept: starts.len() as u32,
             starts,
         }
@@ -294,12 +399,32 @@ impl ChunkBuilder {
 
 /// The varints before a record's metadata, collected so that they are appended as one.
 #[derive(Default)]
-struct Head {
+struct HeadBuffer {
     bytes: [u8; 25],
     len: usize,
 }
 
-impl Head {
+impl HeadBuffer {
+    fn of(
+        meta_len: usize,
+        body_len: usize,
+        exchange: ExchangeId,
+        decided_by: Option<DecidedBy>,
+    ) -> HeadBuffer {
+        let mut head = HeadBuffer::default();
+        head.put(meta_len as u32);
+        head.put(body_len as u32);
+        head.put(exchange.0);
+        match decided_by {
+            None => head.put(0),
+            Some(by) => {
+                head.put(by.router.0 + 1);
+                head.put(by.version);
+            }
+        }
+        head
+    }
+
     /// Appends one of at most five varints, each of at most five bytes.
     fn put(&mut self, mut value: u32) {
         while value >= 0x80 {
@@ -328,36 +453,52 @@ pub(crate) fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u32> {
     None
 }
 
-fn split_record(bytes: &[u8], start: usize) -> Option<(StoredMessage<'_>, usize)> {
-    let mut at = start;
-    let meta_len = take_varint(bytes, &mut at)? as usize;
-    let body_len = take_varint(bytes, &mut at)? as usize;
-    let exchange = ExchangeId(take_varint(bytes, &mut at)?);
-    let decided_by = match take_varint(bytes, &mut at)? {
-        0 => None,
-        n => Some(DecidedBy {
-            router: RouterId(n - 1),
-            version: take_varint(bytes, &mut at)?,
-        }),
-    };
-    let meta = bytes.get(at..at.checked_add(meta_len)?)?;
-    at += meta_len;
-    let body = bytes.get(at..at.checked_add(body_len)?)?;
-    at += body_len;
-    Some((
-        StoredMessage {
+/// What stands before a record's metadata, and what follows from it.
+struct Head {
+    exchange: ExchangeId,
+    decided_by: Option<DecidedBy>,
+    meta_at: usize,
+    body_at: usize,
+    body_len: usize,
+}
+
+impl Head {
+    fn read(bytes: &[u8], start: usize) -> Option<Head> {
+        let mut at = start;
+        let meta_len = take_varint(bytes, &mut at)? as usize;
+        let body_len = take_varint(bytes, &mut at)? as usize;
+        let exchange = ExchangeId(take_varint(bytes, &mut at)?);
+        let decided_by = match take_varint(bytes, &mut at)? {
+            0 => None,
+            n => Some(DecidedBy {
+                router: RouterId(n - 1),
+                version: take_varint(bytes, &mut at)?,
+            }),
+        };
+        Some(Head {
             exchange,
             decided_by,
-            meta,
-            body,
-        },
-        at,
-    ))
+            meta_at: at,
+            body_at: at.checked_add(meta_len)?,
+            body_len,
+        })
+    }
+
+    /// Where the record ends, if that is not behind `len`.
+    fn end_within(&self, len: usize) -> Option<usize> {
+        let end = self.body_at.checked_add(self.body_len)?;
+        (end <= len).then_some(end)
+    }
+}
+
+fn total(pieces: &[Bytes]) -> usize {
+    pieces.iter().map(Bytes::len).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LARGE_MESSAGE;
 
     #[test]
     fn what_was_pushed_is_read_back_and_parses_from_its_bytes() {
@@ -376,8 +517,73 @@ mod tests {
             (ExchangeId(500), by, &[9u8; 200][..])
         );
         assert_eq!(chunk.get(2), None);
-        let parsed = Chunk::parse(Lane::Queues, Offset(7), 1_000, chunk.bytes().clone()).unwrap();
+        let parsed = Chunk::parse(Lane::Queues, Offset(7), 1_000, chunk.bytes()).unwrap();
         assert_eq!(parsed, chunk);
+    }
+
+    #[test]
+    fn a_large_message_is_alone_in_its_chunk_and_is_not_copied() {
+        let body: Bytes = (0..=255).cycle().take(LARGE_MESSAGE).collect::<Vec<u8>>().into();
+        let mut builder = ChunkBuilder::new(Lane::Queues, Offset(7), 1_000);
+        builder.push_large(ExchangeId(5), None, b"meta", body.clone());
+        assert!(!builder.takes(0), "a chunk with a large message is full");
+        let chunk = builder.finish();
+        let message = chunk.get(0).unwrap();
+        assert_eq!(
+            (message.meta, message.body, message.body_len()),
+            (&b"meta"[..], &[][..], body.len())
+        );
+        assert_eq!(message.more[0].as_ptr(), body.as_ptr());
+
+        let mut builder = ChunkBuilder::new(Lane::Queues, Offset(7), 1_000);
+        builder.push(ExchangeId(5), None, b"meta", &body);
+        let joined = builder.finish();
+        assert_eq!(joined, chunk, "copied or not, it is the same");
+        let (joined, head) = (joined.bytes, chunk.bytes.len());
+        for (from, to) in [
+            (0, head),
+            (0, head + 9),
+            (head, head + 9),
+            (head + 3, joined.len()),
+            (9, 9),
+        ] {
+            assert_eq!(chunk.slice(from..to), joined[from..to], "{from}..{to}");
+        }
+        assert_eq!(chunk.slice(head + 9..head + 99).as_ptr(), body[9..].as_ptr());
+
+        let one = References::uniform(1, 1);
+        let parse = |to: usize| {
+            let more = vec![joined.slice(head + 9..head + 99), joined.slice(head + 99..to)];
+            Chunk::parse_sparse(
+                Lane::Queues,
+                Offset(7),
+                1_000,
+                joined.slice(..head + 9),
+                more,
+                &one,
+            )
+        };
+        let read = parse(joined.len()).unwrap();
+        assert_eq!(read, chunk);
+        assert_eq!(read.get(0).unwrap().body_len(), body.len());
+        assert!(parse(joined.len() - 1).is_err());
+        assert_eq!(read.without_dead(&one), chunk);
+        let none = read.without_dead(&References::uniform(1, 0));
+        assert_eq!((none.len(), none.get(0)), (0, None));
+    }
+
+    #[test]
+    fn only_a_body_may_be_in_pieces_and_only_that_of_the_last_record() {
+        let bytes = chunk_of(3).bytes;
+        let parse = |at: usize| {
+            let more = vec![bytes.slice(at..)];
+            let three = References::uniform(3, 1);
+            Chunk::parse_sparse(Lane::Queues, Offset(7), 1_000, bytes.slice(..at), more, &three)
+        };
+        let whole: Vec<bool> = (1..bytes.len()).map(|at| parse(at).is_ok()).collect();
+        let mut expected = vec![false; bytes.len() - 1];
+        expected[bytes.len() - 3..].fill(true); // the last body has two bytes
+        assert_eq!(whole, expected);
     }
 
     fn chunk_of(records: u8) -> Chunk {
@@ -396,7 +602,7 @@ mod tests {
         references.release(2, 2);
         let sparse = dense.without_dead(&references);
         assert_eq!((sparse.count(), sparse.kept()), (6, 3));
-        assert!(sparse.bytes().len() < dense.bytes().len());
+        assert!(sparse.len() < dense.len());
         for record in 0..7 {
             let dead = [0, 2, 3].contains(&record);
             assert_eq!(sparse.get(record), dense.get(record).filter(|_| !dead));
@@ -412,13 +618,14 @@ mod tests {
             (1, 0, 0)
         );
 
-        let parse = |bytes| Chunk::parse_sparse(Lane::Queues, Offset(7), 1_000, bytes, &references);
-        assert_eq!(parse(sparse.bytes().clone()).unwrap(), sparse);
+        let parse =
+            |bytes| Chunk::parse_sparse(Lane::Queues, Offset(7), 1_000, bytes, Vec::new(), &references);
+        assert_eq!(parse(sparse.bytes.clone()).unwrap(), sparse);
         assert!(
-            parse(dense.bytes().clone()).is_err(),
+            parse(dense.bytes.clone()).is_err(),
             "more records than have references"
         );
-        let cut = sparse.bytes().slice(..sparse.bytes().len() - 1);
+        let cut = sparse.bytes.slice(..sparse.len() - 1);
         assert!(parse(cut).is_err(), "fewer records than have references");
 
         references.release(4, 1);
@@ -431,7 +638,7 @@ mod tests {
     fn a_cut_chunk_does_not_parse() {
         let mut builder = ChunkBuilder::new(Lane::Queues, Offset(0), 0);
         builder.push(ExchangeId(1), None, b"meta", b"body");
-        let bytes = builder.finish().bytes().clone();
+        let bytes = builder.finish().bytes;
         for len in 1..bytes.len() {
             assert!(
                 Chunk::parse(Lane::Queues, Offset(0), 0, bytes.slice(..len)).is_err(),

@@ -311,6 +311,8 @@ pub enum Effect {
         lane: Lane,
         /// The chunk's base.
         base: Offset,
+        /// Whether nobody waits for it yet. Then a large message need not be read: several of them would take much memory.
+        ahead: bool,
     },
     /// What is declared has changed; route by this from now on.
     Topology(Arc<Topology>),

@@ -93,7 +93,7 @@ impl Consumer {
             && self.bytes > 0
             && let Some(message) = chunk.get(record + count)
         {
-            self.bytes -= (message.meta.len() + message.body.len()) as i64;
+            self.bytes -= (message.meta.len() + message.body_len()) as i64;
             count += 1;
         }
         self.messages -= u64::from(count);

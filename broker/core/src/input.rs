@@ -126,7 +126,7 @@ pub enum Input {
         base: Offset,
         /// The chunk, or `None` when the store has it no more. That is in order when all of its messages were settled
         /// (a purge) between the question and the answer; otherwise the core passes over what is missing and counts
-        /// it in [`crate::Totals::missing`].
+        /// it in [`crate::Totals::missing`]. Of a chunk that was asked for ahead `None` says nothing.
         chunk: Option<Arc<Chunk>>,
     },
 }

@@ -26,6 +26,9 @@ pub const IDENTITY_OUTCOMES_MAX: usize = 1_024;
 
 /// Length at which a chunk is closed, in bytes; a larger message stands alone in its chunk.
 pub const CHUNK_TARGET: usize = 128 * 1024;
+/// Length of metadata and body from which a body is kept as it was received instead of copied into a chunk, in bytes. Its
+/// buffer stays as long as it does, with what little was received together with it.
+pub const LARGE_MESSAGE: usize = 1024 * 1024;
 /// Most messages of a chunk.
 pub const CHUNK_MESSAGES_MAX: u32 = 65_535;
 

@@ -14,6 +14,7 @@ use crate::chunk::{Chunk, ChunkBuilder};
 use crate::commit::{Commit, Effect, Record, Run};
 use crate::ids::{Lane, Offset, QueueId};
 use crate::input::MessageCopy;
+use crate::limits::LARGE_MESSAGE;
 use crate::references::References;
 
 /// What a chunk costs in memory beside its records, in bytes; a round figure that errs upwards.
@@ -31,9 +32,17 @@ pub(crate) struct Log {
     memory_bytes_max: usize,
     /// What this turn released.
     released: Vec<Released>,
-    reading: BTreeMap<Key, BTreeSet<QueueId>>,
+    reading: BTreeMap<Key, Reading>,
     /// Chunks that were asked for in vain, until the end of the turn.
     missing: BTreeSet<Key>,
+}
+
+/// A chunk that was asked for.
+#[derive(Debug)]
+struct Reading {
+    /// Whether nobody waited for it then.
+    ahead: bool,
+    waiters: BTreeSet<QueueId>,
 }
 
 /// Names a chunk of a durable lane.
@@ -162,25 +171,29 @@ impl Log {
             return;
         }
         self.cache.misses += u64::from(waiter.is_some());
-        let waiters = self.reading.entry((lane, base)).or_insert_with(|| {
-            commit.effects.push(Effect::ReadChunk { lane, base });
-            BTreeSet::new()
+        let ahead = waiter.is_none();
+        let reading = self.reading.entry((lane, base)).or_insert_with(|| {
+            commit.effects.push(Effect::ReadChunk { lane, base, ahead });
+            let waiters = BTreeSet::new();
+            Reading { ahead, waiters }
         });
-        waiters.extend(waiter);
+        reading.waiters.extend(waiter);
     }
 
-    /// Takes in a chunk that was asked for, or that it is gone, and returns the queues that wait for it.
+    /// Takes in a chunk that was asked for, or that it is gone, and returns the queues that wait for it. If it was asked
+    /// for ahead and did not come, those ask again.
     pub(crate) fn chunk_read(
         &mut self,
         lane: Lane,
         base: Offset,
         chunk: Option<Arc<Chunk>>,
     ) -> BTreeSet<QueueId> {
-        let Some(waiters) = self.reading.remove(&(lane, base)) else {
+        let Some(Reading { ahead, waiters }) = self.reading.remove(&(lane, base)) else {
             return BTreeSet::new();
         };
         match chunk {
             Some(chunk) => self.cache.insert(chunk, None),
+            None if ahead => {}
             None => {
                 self.missing.insert((lane, base));
             }
@@ -278,11 +291,19 @@ impl Writer {
         });
         open.references.push(1, references);
         let meta_len = copy.content.len().min(copy.meta_len as usize);
-        let (meta, body) = copy.content.split_at(meta_len);
+        let (exchange, by) = (copy.exchange, copy.decided_by);
+        let record = if copy.content.len() >= LARGE_MESSAGE {
+            let body = copy.content.slice(meta_len..);
+            open.builder
+                .push_large(exchange, by, &copy.content[..meta_len], body)
+        } else {
+            let (meta, body) = copy.content.split_at(meta_len);
+            open.builder.push(exchange, by, meta, body)
+        };
         Run {
             lane: self.lane,
             chunk: self.next,
-            record: open.builder.push(copy.exchange, copy.decided_by, meta, body),
+            record,
             count: 1,
         }
     }
@@ -387,5 +408,5 @@ impl Cache {
 
 /// What a chunk costs in memory, in bytes.
 fn cost(chunk: &Chunk) -> usize {
-    chunk.bytes().len() + 4 * chunk.count() as usize + CHUNK_OVERHEAD
+    chunk.len() + 4 * chunk.count() as usize + CHUNK_OVERHEAD
 }

@@ -315,11 +315,7 @@ fn read_mail(done: ReadDone) -> Mail {
             lane,
             base,
             result: Ok(chunk),
-        } => Mail::Input(Input::ChunkRead {
-            lane,
-            base,
-            chunk: Some(chunk),
-        }),
+        } => Mail::Input(Input::ChunkRead { lane, base, chunk }),
         ReadDone::Chunk {
             lane,
             base,

@@ -49,7 +49,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Messages a second of writing and syncing a group's bytes at the end of a file.
 fn raw(dir: &Path, len: usize, messages: u64, time: Duration) -> Result<f64, Box<dyn Error>> {
     let mut file = File::create(dir.join("raw"))?;
-    let bytes = group(0, len, messages).bytes().clone();
+    let group = group(0, len, messages);
+    let bytes = group.bytes();
     let began = Instant::now();
     let mut written = 0;
     while began.elapsed() < time {

@@ -145,7 +145,7 @@ impl Waiting {
 /// Roughly the bytes a commit keeps in memory.
 fn weight(records: &[Record]) -> usize {
     let content = |record: &Record| match record {
-        Record::Append { chunk, .. } => chunk.bytes().len(),
+        Record::Append { chunk, .. } => chunk.len(),
         Record::Index { entry, .. } => entry.runs.len() * size_of::<pointsman_core::commit::Run>(),
         Record::Module {
             bytes: Some(bytes), ..

@@ -34,8 +34,8 @@ pub enum ReadDone {
         lane: Lane,
         /// The chunk's base.
         base: Offset,
-        /// The chunk, as [`Store::read_chunk`] gives it.
-        result: Result<Arc<Chunk>, StoreError>,
+        /// The chunk, as [`Store::read_chunk`] gives it, or `None` when it was asked for ahead and is a large message's.
+        result: Result<Option<Arc<Chunk>>, StoreError>,
     },
 }
 
@@ -49,6 +49,7 @@ enum Ask {
     Chunk {
         lane: Lane,
         base: Offset,
+        ahead: bool,
     },
 }
 
@@ -79,9 +80,9 @@ impl Reader {
         });
     }
 
-    /// Asks for a chunk; see [`Store::read_chunk`].
-    pub fn read_chunk(&self, lane: Lane, base: Offset) {
-        self.ask(Ask::Chunk { lane, base });
+    /// Asks for a chunk; see [`Store::read_chunk`], and [`Store::read_chunk_ahead`] if nobody waits for it yet.
+    pub fn read_chunk(&self, lane: Lane, base: Offset, ahead: bool) {
+        self.ask(Ask::Chunk { lane, base, ahead });
     }
 
     /// Answers what was asked and ends the thread.
@@ -122,10 +123,13 @@ fn run(store: &Store, asks: &Receiver<Ask>, mut done: impl FnMut(ReadDone)) {
                 from,
                 result: store.read_index(queue, from, to, runs_max),
             },
-            Ask::Chunk { lane, base } => ReadDone::Chunk {
+            Ask::Chunk { lane, base, ahead } => ReadDone::Chunk {
                 lane,
                 base,
-                result: store.read_chunk(lane, base),
+                result: match ahead {
+                    true => store.read_chunk_ahead(lane, base),
+                    false => store.read_chunk(lane, base).map(Some),
+                },
             },
         });
     }

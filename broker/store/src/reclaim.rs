@@ -145,7 +145,7 @@ impl Store {
                     .staged
                     .remove(Table::State, keys::live(chunk.lane, chunk.base));
             }
-            freed += u64::from(old.len).saturating_sub(sparse.bytes().len() as u64);
+            freed += u64::from(old.len).saturating_sub(sparse.len() as u64);
             rewritten += 1;
             stage_chunk(writer, &sparse, old.references);
         }

@@ -141,7 +141,7 @@ impl Rescue {
             let chunk = read_chunk(&self.keyspaces[Table::Log as usize], lane, base)?;
             let chunk = chunk.ok_or(Damage::ChunkMissing { lane, base })?;
             let chunk = Arc::new(chunk.without_dead(&references));
-            let len = chunk.bytes().len();
+            let len = chunk.len();
             let record = Record::Append { chunk, references };
             batch.push(record, len)?;
         }

@@ -22,7 +22,7 @@ impl Store {
         match record {
             Record::Append { chunk, references } => {
                 self.0.figures.chunks_appended.fetch_add(1, Ordering::Relaxed);
-                let bytes = chunk.bytes().len() as u64;
+                let bytes = chunk.len() as u64;
                 self.0.figures.user_bytes.fetch_add(bytes, Ordering::Relaxed);
                 stage_chunk(writer, chunk, references.clone());
             }
@@ -246,7 +246,7 @@ pub(crate) fn stage_chunk(writer: &mut Writer, chunk: &Chunk, references: Refere
     writer.staged.buffer = buffer;
     let left = Left {
         parts,
-        len: chunk.bytes().len() as u32,
+        len: chunk.len() as u32,
         kept: chunk.kept(),
         references,
     };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, PersistMode};
+use fjall::{Database, Keyspace, PersistMode, UserValue};
 use pointsman_core::catalog::Digest;
 use pointsman_core::commit::IndexEntry;
 use pointsman_core::{Chunk, Lane, Offset, Position, QueueId, Record};
@@ -22,7 +22,7 @@ use crate::mark::{Mark, Marked};
 use crate::options::Options;
 use crate::reclaim::Reclaim;
 use crate::staged::{Staged, Table};
-use crate::values::{self, Progress};
+use crate::values::{self, Header, Progress};
 use crate::{journal, keys};
 
 /// An open data folder. Cheap to clone; closes with its last clone.
@@ -165,29 +165,52 @@ impl Store {
     /// When reading fails, when the chunk is not what was written, and [`StoreError::Settled`] when nobody needs it
     /// any more.
     pub fn read_chunk(&self, lane: Lane, base: Offset) -> Result<Arc<Chunk>, StoreError> {
+        let first = self.first_part(lane, base)?;
+        self.rest_of_chunk(lane, base, first)
+    }
+
+    /// As [`Store::read_chunk`], but a chunk in several parts is left alone: it is one large message.
+    ///
+    /// # Errors
+    /// As [`Store::read_chunk`].
+    pub fn read_chunk_ahead(&self, lane: Lane, base: Offset) -> Result<Option<Arc<Chunk>>, StoreError> {
+        let first = self.first_part(lane, base)?;
+        if Header::decode(&first).is_some_and(|(header, _)| header.left().parts > 1) {
+            return Ok(None);
+        }
+        self.rest_of_chunk(lane, base, first).map(Some)
+    }
+
+    fn first_part(&self, lane: Lane, base: Offset) -> Result<UserValue, StoreError> {
         self.0.options.faults.visit(Site::Read).map_err(read_failed)?;
-        let part = |number| {
-            let value = self.keyspace(Table::Log).get(keys::chunk(lane, base, number));
-            value.map_err(|error| match read_from(Table::Log, error) {
-                StoreError::Damaged(_) => {
-                    let what = "its table";
-                    StoreError::Damaged(Damage::Chunk { lane, base, what })
-                }
-                other => other,
-            })
-        };
-        let read = part(0).and_then(|first| {
-            let first = first.ok_or(Damage::ChunkMissing { lane, base })?;
-            values::read_chunk(lane, base, first, part)
-        });
-        match read {
-            Ok(chunk) => {
-                self.0.figures.chunks_read.fetch_add(1, Ordering::Relaxed);
-                Ok(Arc::new(chunk))
+        let first = self.part(lane, base, 0);
+        let first = first.and_then(|first| Ok(first.ok_or(Damage::ChunkMissing { lane, base })?));
+        first.map_err(|error| self.unless_settled(lane, base, error))
+    }
+
+    fn rest_of_chunk(&self, lane: Lane, base: Offset, first: UserValue) -> Result<Arc<Chunk>, StoreError> {
+        let chunk = values::read_chunk(lane, base, first, |number| self.part(lane, base, number))
+            .map_err(|error| self.unless_settled(lane, base, error))?;
+        self.0.figures.chunks_read.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(chunk))
+    }
+
+    fn part(&self, lane: Lane, base: Offset, number: u16) -> Result<Option<UserValue>, StoreError> {
+        let value = self.keyspace(Table::Log).get(keys::chunk(lane, base, number));
+        value.map_err(|error| match read_from(Table::Log, error) {
+            StoreError::Damaged(_) => {
+                let what = "its table";
+                StoreError::Damaged(Damage::Chunk { lane, base, what })
             }
-            // Its end may have come between two parts.
-            Err(_) if self.live().was_settled((lane, base)) => Err(StoreError::Settled { lane, base }),
-            Err(error) => Err(error),
+            other => other,
+        })
+    }
+
+    /// A chunk's end may have come between two of its parts.
+    fn unless_settled(&self, lane: Lane, base: Offset, error: StoreError) -> StoreError {
+        match self.live().was_settled((lane, base)) {
+            true => StoreError::Settled { lane, base },
+            false => error,
         }
     }
 

@@ -16,8 +16,7 @@
 //! key as well, so that a chunk in another's place is noticed. All other values are small and guarded by fjall's own
 //! checksums; they are a version and postcard, or fixed fields where they are written often.
 
-use bytes::{Bytes, BytesMut};
-use byteview::ByteView;
+use bytes::{BufMut, Bytes, BytesMut};
 use fjall::UserValue;
 use pointsman_core::commit::{IndexEntry, QueueState, StreamState};
 use pointsman_core::{Chunk, Lane, Offset, Position, References};
@@ -77,7 +76,7 @@ impl Header {
 }
 
 /// `header` is everything in front of the records, with any checksum.
-fn checksum<'a>(lane: Lane, base: Offset, header: &[u8], records: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+fn checksum<'a>(lane: Lane, base: Offset, header: &[u8], records: impl Iterator<Item = &'a Bytes>) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(&[lane as u8]);
     hash.update(&base.0.to_be_bytes());
@@ -93,27 +92,34 @@ fn parts(len: usize) -> u16 {
     len.div_ceil(PART_BYTES).max(1) as u16
 }
 
-/// A chunk's values, in order of parts. Each record byte is copied once. `header` is only there to be used again.
+/// A chunk's values, in order of parts. A part that is all of one large message is shared with it, any other byte is copied
+/// once. `header` is only there to be used again.
 pub(crate) fn chunk<'a>(
     chunk: &'a Chunk,
     references: &References,
     header: &'a mut Vec<u8>,
 ) -> impl Iterator<Item = UserValue> + 'a {
-    let records = chunk.bytes();
     header.clear();
     header.resize(FIXED, VERSION);
     references.encode(header);
     let references_len = (header.len() - FIXED) as u32;
     header[1..9].copy_from_slice(&chunk.time.to_be_bytes());
     header[9..13].copy_from_slice(&references_len.to_be_bytes());
-    header[13..17].copy_from_slice(&(records.len() as u32).to_be_bytes());
-    let checksum = checksum(chunk.lane, chunk.base, header, [records.as_ref()]);
+    header[13..17].copy_from_slice(&(chunk.len() as u32).to_be_bytes());
+    let checksum = checksum(chunk.lane, chunk.base, header, chunk.pieces());
     header[17..FIXED].copy_from_slice(&checksum.to_be_bytes());
-    (0..parts(records.len())).map(move |part| {
+    (0..parts(chunk.len())).map(move |part| {
         let from = usize::from(part) * PART_BYTES;
-        let to = (from + PART_BYTES).min(records.len());
-        let header = if part == 0 { header.as_slice() } else { &[] };
-        UserValue::from(ByteView::fused(header, &records[from..to]))
+        let to = (from + PART_BYTES).min(chunk.len());
+        if part > 0 {
+            return chunk.slice(from..to).into();
+        }
+        let mut first = BytesMut::with_capacity(header.len() + to);
+        first.put_slice(header);
+        for records in chunk.pieces() {
+            first.put_slice(&records[..records.len().min(header.len() + to - first.len())]);
+        }
+        first.freeze().into()
     })
 }
 
@@ -129,25 +135,20 @@ pub(crate) fn read_chunk<E: From<Damage>>(
 ) -> Result<Chunk, E> {
     let damage = |what| Damage::Chunk { lane, base, what };
     let (header, records_at) = Header::decode(&first).ok_or(damage("header"))?;
-    let first = Bytes::from_owner(first);
-    let records = match parts(header.len as usize) {
-        1 => first.slice(records_at..),
-        parts => {
-            let mut records = BytesMut::with_capacity(first.len());
-            records.extend_from_slice(&first[records_at..]);
-            for number in 1..parts {
-                records.extend_from_slice(&part(number)?.ok_or(damage("a part is missing"))?);
-            }
-            records.freeze()
-        }
-    };
-    if records.len() != header.len as usize {
+    let first = Bytes::from(first);
+    let mut more = Vec::new();
+    for number in 1..parts(header.len as usize) {
+        more.push(part(number)?.ok_or(damage("a part is missing"))?.into());
+    }
+    let records = first.slice(records_at..);
+    if records.len() + more.iter().map(Bytes::len).sum::<usize>() != header.len as usize {
         return Err(damage("length").into());
     }
-    if checksum(lane, base, &first[..records_at], [records.as_ref()]) != header.checksum {
+    let pieces = std::iter::once(&records).chain(&more);
+    if checksum(lane, base, &first[..records_at], pieces) != header.checksum {
         return Err(damage("checksum").into());
     }
-    let chunk = Chunk::parse_sparse(lane, base, header.time, records, &header.references);
+    let chunk = Chunk::parse_sparse(lane, base, header.time, records, more, &header.references);
     chunk.map_err(|_| damage("records").into())
 }
 
@@ -319,11 +320,11 @@ pub(crate) fn read_postcard<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
 }
 
 pub(crate) fn module(bytes: &[u8]) -> UserValue {
-    UserValue::from(ByteView::fused(&[VERSION], bytes))
+    [&[VERSION], bytes].concat().into()
 }
 
 pub(crate) fn read_module(value: UserValue) -> Option<Bytes> {
-    (value.first() == Some(&VERSION)).then(|| Bytes::from_owner(value).slice(1..))
+    (value.first() == Some(&VERSION)).then(|| Bytes::from(value).slice(1..))
 }
 
 fn fixed(numbers: &[u64]) -> UserValue {

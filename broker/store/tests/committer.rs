@@ -192,7 +192,7 @@ fn a_reader_answers_in_order_and_passes_errors_on() {
     let reader = Reader::start(store.clone(), move |done| tell.send(done).unwrap()).unwrap();
     store.faults().fail(Site::Read, 1, ErrorKind::Other);
     for _ in 0..3 {
-        reader.read_chunk(Lane::Queues, Offset(1));
+        reader.read_chunk(Lane::Queues, Offset(1), false);
     }
     reader.stop();
     let results: Vec<bool> = told

@@ -35,7 +35,9 @@ impl FrameReader {
     /// whatever frames are complete.
     pub(crate) async fn fill(&mut self) -> Result<bool, Error> {
         if self.buffer.capacity() - self.buffer.len() < READ_BUFFER_LOW {
-            self.buffer.reserve(READ_BUFFER);
+            // A frame that is longer has one buffer of its length at once: growing would copy it again and again.
+            let missing = Frame::missing(&self.buffer, self.body_max)?;
+            self.buffer.reserve(missing.max(READ_BUFFER));
         }
         match self.stream.read_buf(&mut self.buffer).await {
             Ok(0) => Ok(false),

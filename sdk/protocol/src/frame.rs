@@ -175,6 +175,20 @@ impl Frame {
         Ok(Some(Frame { header, content }))
     }
 
+    /// How many bytes of the frame at the front of `buffer` are missing, as far as is known.
+    ///
+    /// # Errors
+    /// As [`Frame::take`].
+    pub fn missing(buffer: &[u8], body_max: u32) -> Result<usize, FrameError> {
+        match buffer.first_chunk::<HEADER_LEN>() {
+            Some(start) => {
+                let header = Header::decode(start, body_max)?;
+                Ok(header.frame_len().saturating_sub(buffer.len()))
+            }
+            None => Ok(HEADER_LEN - buffer.len()),
+        }
+    }
+
     /// The metadata's bytes.
     pub fn meta(&self) -> &[u8] {
         &self.content[..self.header.meta_len as usize]

@@ -48,7 +48,7 @@ pub(crate) fn delivered() -> Vec<Segment> {
             chunk: None,
         }),
         Segment::new("parse a chunk", BATCH, Limit::Copy(BODY), || Parse {
-            bytes: chunk(BATCH, BODY).bytes().clone(),
+            bytes: chunk(BATCH, BODY).bytes(),
             chunk: None,
         }),
         Segment::new("encode a delivery", BATCH, Limit::Copy(BODY), || Deliver {

@@ -21,6 +21,7 @@ pub(super) enum Read {
     Chunk {
         lane: Lane,
         base: Offset,
+        ahead: bool,
     },
     /// It was read right away, but the answer is late.
     Answer(Input),
@@ -182,9 +183,9 @@ impl World {
                 };
                 self.ask(read);
             }
-            Effect::ReadChunk { lane, base } => {
+            Effect::ReadChunk { lane, base, ahead } => {
                 self.figures.chunk_reads += 1;
-                self.ask(Read::Chunk { lane, base });
+                self.ask(Read::Chunk { lane, base, ahead });
             }
             Effect::Topology(topology) => self.names = names_of(&topology),
             Effect::Reply { .. } | Effect::PublisherClosed { .. } | Effect::ConsumerOpened { .. } => {}
@@ -283,8 +284,10 @@ impl World {
                 let entries = self.store.read_index(queue, from, to, most);
                 Input::IndexRead { queue, from, entries }
             }
-            Read::Chunk { lane, base } => {
-                let chunk = self.store.read_chunk(lane, base);
+            Read::Chunk { lane, base, ahead } => {
+                // Ahead, a store leaves large messages alone.
+                let left_alone = ahead && self.rng.u8(..4) == 0;
+                let chunk = (!left_alone).then(|| self.store.read_chunk(lane, base)).flatten();
                 Input::ChunkRead { lane, base, chunk }
             }
             Read::Answer(input) => input,

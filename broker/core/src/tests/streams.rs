@@ -147,7 +147,7 @@ impl Streams {
                 let entries = entries.cloned().collect();
                 Some(Input::IndexRead { queue, from, entries })
             }
-            Effect::ReadChunk { lane, base } => {
+            Effect::ReadChunk { lane, base, .. } => {
                 let chunk = self.chunks.get(&(lane, base)).map(|(chunk, _)| Arc::clone(chunk));
                 Some(Input::ChunkRead { lane, base, chunk })
             }

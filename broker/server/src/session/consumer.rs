@@ -15,7 +15,7 @@ use crate::mailbox::{ConsumerEvent, Delivery, Mail};
 
 /// Bytes of deliveries that may wait to be written to one consumer, whatever credit the client gives: a client that
 /// does not read must not make the broker keep messages in memory.
-const UNWRITTEN_MAX: u64 = 4 * 1024 * 1024;
+const UNWRITTEN_MAX: i64 = 4 * 1024 * 1024;
 
 /// Length of the place in a [`DeliveryMeta`] that has none, in bytes.
 const NO_PLACE: usize = 1;
@@ -39,8 +39,8 @@ struct Consumer<'a> {
     events: mpsc::UnboundedReceiver<ConsumerEvent>,
     /// Credit in bytes the client gave that the core does not have yet.
     withheld: u64,
-    /// Credit in bytes the core has.
-    granted: u64,
+    /// Credit in bytes the core has; negative once a delivery was larger than what was left of it.
+    granted: i64,
     labels: Labels,
 }
 
@@ -125,13 +125,14 @@ impl Consumer<'_> {
 
     /// Passes credit on to the core, but of bytes only as many as may wait to be written.
     async fn grant(&mut self, messages: u32) -> Result<(), StreamEnd> {
-        let bytes = UNWRITTEN_MAX.saturating_sub(self.granted).min(self.withheld);
+        let room = UNWRITTEN_MAX.saturating_sub(self.granted).max(0) as u64;
+        let bytes = room.min(self.withheld);
         // Small steps would cost a mail each.
-        if messages == 0 && (bytes == 0 || (bytes < UNWRITTEN_MAX / 4 && bytes < self.withheld)) {
+        if messages == 0 && (bytes == 0 || (bytes < UNWRITTEN_MAX as u64 / 4 && bytes < self.withheld)) {
             return Ok(());
         }
         self.withheld -= bytes;
-        self.granted += bytes;
+        self.granted += bytes as i64;
         let credit = Credit { messages, bytes };
         let input = Input::Credit {
             consumer: self.id,
@@ -174,12 +175,13 @@ impl Consumer<'_> {
             let label = self
                 .labels
                 .get(self.session, delivery.delivery_count, place, &message);
-            let (tag, body_len) = (delivery.first.0 + u64::from(n), message.body.len() as u32);
+            let (tag, body_len) = (delivery.first.0 + u64::from(n), message.body_len() as u32);
             put_delivery(writer.buffer(), flags, tag, label, message.meta, body_len);
-            self.granted = self
-                .granted
-                .saturating_sub((message.meta.len() + message.body.len()) as u64);
-            writer.put_body(delivery.chunk.bytes(), message.body).await?;
+            self.granted -= (message.meta.len() + message.body_len()) as i64;
+            writer.put_body(&delivery.chunk, message.body).await?;
+            for piece in message.more {
+                writer.hand_over(piece.clone()).await?;
+            }
             writer.flush_if_full().await?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Frames on a QUIC stream: as many as there are for one wake-up, one write for all that wait.
 
 use bytes::{Bytes, BytesMut};
+use pointsman_core::Chunk;
 use pointsman_protocol::ErrorBody;
 use pointsman_protocol::frame::{self, Frame, FrameError, HEADER_LEN, Header, Kind};
 use quinn::{RecvStream, SendStream};
@@ -189,14 +190,19 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// Adds a body, a part of `buffer`, behind a header that waits: copied when short, handed over when long.
-    pub(super) async fn put_body(&mut self, buffer: &Bytes, body: &[u8]) -> Result<(), StreamEnd> {
+    /// Adds a body, a part of `chunk`'s bytes, behind a header that waits: copied when short, handed over when long.
+    pub(super) async fn put_body(&mut self, chunk: &Chunk, body: &[u8]) -> Result<(), StreamEnd> {
         if body.len() < HAND_OVER {
             self.out.extend_from_slice(body);
             return Ok(());
         }
+        self.hand_over(chunk.share(body)).await
+    }
+
+    /// Writes what waits, and bytes behind it that are not copied.
+    pub(super) async fn hand_over(&mut self, bytes: Bytes) -> Result<(), StreamEnd> {
         self.flush().await?;
-        Ok(self.send.write_chunk(buffer.slice_ref(body)).await?)
+        Ok(self.send.write_chunk(bytes).await?)
     }
 
     /// Writes what waits and a last frame that says why the stream ends.

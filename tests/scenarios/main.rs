@@ -7,6 +7,7 @@
 
 mod backups;
 mod bad_frames;
+mod bench;
 mod command_line;
 mod confirms;
 mod consumers;

@@ -31,7 +31,7 @@ const BROKER: [&str; 5] = [
 const AMBIENT: [&str; 4] = ["getrandom", "rand", "chrono", "tracing"];
 
 /// Who must not reach what, by any path of dependencies other than those of tests.
-const FORBIDDEN: [(&str, &[&[&str]]); 7] = [
+const FORBIDDEN: [(&str, &[&[&str]]); 8] = [
     (
         "pointsman-protocol",
         &[&RUNTIMES, &STORES, &MACHINES, &BROKER, &AMBIENT],
@@ -56,6 +56,7 @@ const FORBIDDEN: [(&str, &[&[&str]]); 7] = [
     ),
     ("pointsman-server", &[&["pointsman-cli", "pointsman-sdk"]]),
     ("pointsman-sdk", &[&STORES, &MACHINES, &BROKER]),
+    ("pointsman-load", &[&STORES, &MACHINES, &BROKER]),
     (
         "pointsman-router",
         &[&RUNTIMES, &STORES, &MACHINES, &BROKER, &["pointsman-protocol"]],

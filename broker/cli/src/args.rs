@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Publish(commands::publish::PublishArgs),
     /// Take messages from a queue and print them
     Consume(commands::consume::ConsumeArgs),
+    /// Put a broker under load and see what it does with it
+    Bench(commands::bench::BenchArgs),
     /// Write, build, try, load and switch the Wasm modules that route
     #[command(subcommand)]
     Router(commands::router::RouterCommand),

@@ -12,6 +12,7 @@ use crate::output::Output;
 use crate::target;
 
 pub(crate) mod backup;
+pub(crate) mod bench;
 pub(crate) mod binding;
 pub(crate) mod compile_module;
 pub(crate) mod completions;
@@ -127,6 +128,7 @@ async fn online(app: &App, command: Command) -> Result<(), CliError> {
         Command::Vhost(command) => vhost::run(app, command).await,
         Command::Publish(args) => publish::run(app, args).await,
         Command::Consume(args) => consume::run(app, args).await,
+        Command::Bench(args) => bench::run(app, args).await,
         Command::Router(command) => router::run(app, command).await,
         Command::Export(args) => export::run(app, args).await,
         Command::Import(args) => import::run(app, args).await,

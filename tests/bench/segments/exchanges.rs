@@ -50,15 +50,16 @@ pub(crate) fn segments() -> Vec<Segment> {
     default.into_iter().chain(kinds).collect()
 }
 
-/// A host that no module is loaded into, and its folder.
-pub(crate) fn host() -> (Arc<Host>, TempDir) {
+/// A host with room for one instance and for so many bytes of remembered decisions, and its folder.
+pub(crate) fn host(remembered: usize) -> (Arc<Host>, TempDir) {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let host = Host::new(HostOptions {
         cache_dir: folder.path().into(),
         mac_key: [7; 32],
         compile: CompileMode::InProcess,
         limits: ModuleLimits {
-            instances: 16,
+            instances: 1,
+            remembered,
             ..ModuleLimits::default()
         },
     });
@@ -77,7 +78,7 @@ pub(crate) struct Route {
 
 impl Route {
     fn new(kind: Option<ExchangeKind>, bindings: usize, messages: usize) -> Route {
-        let (host, folder) = host();
+        let (host, folder) = host(0);
         let routes = Routes::new(host, Arc::new(topology(kind, bindings)));
         let exchange = if kind.is_some() { "measured" } else { "" };
         let batch = (0..messages)

@@ -1,8 +1,8 @@
 //! `make bench`, its first half: what every segment of the data path costs, alone and in one thread.
 //!
 //! Each row is the time of a message beside the time the machine needs for the same bytes at best, measured in turns;
-//! beside it how often a message allocates. A word runs only the segments whose name has it. `--json` writes JSON,
-//! `--list` only the names.
+//! beside it how often a message allocates and, with `--count` and valgrind, how many instructions it takes and how
+//! often it is copied. A word runs only the segments whose name has it. `--json` writes JSON, `--list` only the names.
 
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "nothing is outside of a benchmark")]
@@ -15,6 +15,7 @@ mod core;
 mod store;
 mod path;
 mod limit;
+mod counts;
 mod measure;
 mod table;
 
@@ -34,6 +35,10 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
     let word = args.iter().find(|arg| !arg.starts_with('-'));
+    if has("--run") {
+        let this = all().into_iter().find(|segment| Some(&segment.name) == word);
+        return this.expect("it names a segment").run();
+    }
     let segments: Vec<Segment> = all()
         .into_iter()
         .filter(|segment| word.is_none_or(|word| segment.name.contains(word.as_str())))
@@ -44,7 +49,9 @@ fn main() {
         }
         return;
     }
-    let rows = measure::measure(segments);
+    let counting = has("--count");
+    assert!(!counting || counts::can_count(), "--count needs valgrind");
+    let rows = measure::measure(segments, counting);
     match has("--json") {
         true => println!("{:#}", table::json(&rows)),
         false => print!("{}", table::text(&rows)),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use stats_alloc::INSTRUMENTED_SYSTEM;
 
+use crate::counts::Counts;
 use crate::limit::Raw;
 use crate::segment::{Segment, Work};
 
@@ -31,19 +32,27 @@ pub(crate) struct Row {
     pub(crate) allocations: f64,
     /// Bytes that they asked for.
     pub(crate) allocated: f64,
+    /// What valgrind counted, if it was asked.
+    pub(crate) counts: Option<Counts>,
 }
 
 struct Measured {
     name: String,
     messages: usize,
+    counts: Option<Counts>,
     work: Box<dyn Work>,
     raw: Raw,
     times: Vec<f64>,
     limits: Vec<f64>,
 }
 
-pub(crate) fn measure(segments: Vec<Segment>) -> Vec<Row> {
-    let mut all: Vec<Measured> = segments.into_iter().map(Measured::new).collect();
+/// Measures segments; with `counting` valgrind counts those that it can.
+pub(crate) fn measure(segments: Vec<Segment>, counting: bool) -> Vec<Row> {
+    let mut all: Vec<Measured> = Vec::new();
+    for segment in segments {
+        let counts = (counting && segment.is_countable()).then(|| segment.count());
+        all.push(Measured::new(segment, counts));
+    }
     for round in 0..WARM_UP + ROUNDS {
         for measured in &mut all {
             measured.turn(round >= WARM_UP);
@@ -53,10 +62,11 @@ pub(crate) fn measure(segments: Vec<Segment>) -> Vec<Row> {
 }
 
 impl Measured {
-    fn new(segment: Segment) -> Measured {
+    fn new(segment: Segment, counts: Option<Counts>) -> Measured {
         Measured {
             name: segment.name,
             messages: segment.messages,
+            counts,
             work: (segment.make)(),
             raw: Raw::new(segment.limit, segment.messages),
             times: Vec::new(),
@@ -108,6 +118,7 @@ impl Measured {
             ratio,
             allocations: allocations as f64 / messages,
             allocated: allocated as f64 / messages,
+            counts: self.counts,
         }
     }
 }

@@ -25,13 +25,14 @@ const TARGETS: usize = 16;
 /// Half of the messages to each of two targets, by routing key.
 const WEIGHTS: &[u8] = br#"{ "weights": { "t0": 1, "tf": 1 } }"#;
 
-/// The ways of deciding; the name of the exchange is the first word.
+/// The ways of deciding. The last is the typed module whose decisions are remembered; elsewhere none is.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Topic,
     Core,
     Packed,
     Typed,
+    Remembered,
 }
 
 pub(crate) fn segments() -> Vec<Segment> {
@@ -40,22 +41,24 @@ pub(crate) fn segments() -> Vec<Segment> {
         (Way::Core, "route by core module (.wat)"),
         (Way::Packed, "route by packed (router-weighted)"),
         (Way::Typed, "route by typed (router-typed-example)"),
+        (Way::Remembered, "route by decision cache"),
     ];
     let segments = ways.into_iter().flat_map(|(way, name)| {
         BATCHES.map(|batch| {
-            Segment::new(
-                format!("{name}, batch {batch}"),
-                batch,
-                Limit::Copy(BODY),
-                move || make(way, batch),
-            )
+            let name = format!("{name}, batch {batch}");
+            let segment = Segment::new(name, batch, Limit::Copy(BODY), move || make(way, batch));
+            if way == Way::Topic {
+                segment
+            } else {
+                segment.by_module()
+            }
         })
     });
     segments.collect()
 }
 
 fn make(way: Way, batch: usize) -> Route {
-    let (host, folder) = host();
+    let (host, folder) = host(if way == Way::Remembered { 1 << 20 } else { 0 });
     let routes = routes(way, host);
     check(&routes, way == Way::Packed);
     Route::of(routes, EXCHANGE, messages(batch), folder)
@@ -126,7 +129,7 @@ fn routes(way: Way, host: Arc<Host>) -> Arc<Routes> {
         Way::Topic => None,
         Way::Core => Some((guests::wat(CORE), &b""[..])),
         Way::Packed => Some((guests::module("wasm-routers/weighted"), WEIGHTS)),
-        Way::Typed => Some((guests::module("wasm-routers/typed-example"), &b""[..])),
+        Way::Typed | Way::Remembered => Some((guests::module("wasm-routers/typed-example"), &b""[..])),
     };
     let router = module.map(|(module, config)| {
         let info = host.load(&module).expect("the module is a router");

@@ -72,7 +72,7 @@ impl Path {
             let mut declared = core.turn(request_of(request));
             commit.records.append(&mut declared.records);
         }
-        let (host, folder) = exchanges::host();
+        let (host, folder) = exchanges::host(0);
         let routes = Routes::new(host, core.broker.topology());
         let mut path = Path {
             core,

@@ -20,6 +20,8 @@ pub(crate) struct Segment {
     pub(crate) messages: usize,
     /// What the machine could do at best with a message.
     pub(crate) limit: Limit,
+    /// Whether all of it is compiled before it runs.
+    pub(crate) is_native: bool,
     /// Makes it ready; only called when it is measured.
     pub(crate) make: Box<dyn FnOnce() -> Box<dyn Work>>,
 }
@@ -56,8 +58,15 @@ impl Segment {
             name: name.into(),
             messages,
             limit,
+            is_native: true,
             make: Box::new(|| Box::new(make())),
         }
+    }
+
+    /// The same, of which a module is a part.
+    pub(crate) fn by_module(mut self) -> Segment {
+        self.is_native = false;
+        self
     }
 }
 

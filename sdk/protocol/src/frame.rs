@@ -10,7 +10,7 @@
 //!     12     8  id, little-endian: request id, publish sequence number or delivery tag
 //! ```
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use serde::{Serialize, de::Deserialize};
 
 use crate::error::{ErrorBody, ErrorCode};
@@ -129,12 +129,13 @@ impl Header {
 
     /// Appends the header's [`HEADER_LEN`] bytes.
     pub fn encode(&self, out: &mut BytesMut) {
-        out.put_u8(self.kind as u8);
-        out.put_u8(self.flags);
-        out.put_u16_le(0);
-        out.put_u32_le(self.meta_len);
-        out.put_u32_le(self.body_len);
-        out.put_u64_le(self.id);
+        let mut bytes = [0; HEADER_LEN];
+        bytes[0] = self.kind as u8;
+        bytes[1] = self.flags;
+        bytes[4..8].copy_from_slice(&self.meta_len.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.body_len.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&bytes);
     }
 
     /// Length of the whole frame, in bytes.
@@ -257,24 +258,61 @@ pub fn put_head<T: Serialize>(
 
 /// Appends the postcard form of `value`.
 pub fn put_postcard<T: Serialize>(out: &mut BytesMut, value: &T) {
-    struct Writer<'a>(&'a mut BytesMut);
-    impl postcard::ser_flavors::Flavor for Writer<'_> {
-        type Output = ();
-        fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-            self.0.put_u8(byte);
-            Ok(())
-        }
-        fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-            self.0.extend_from_slice(bytes);
-            Ok(())
-        }
-        fn finalize(self) -> postcard::Result<()> {
-            Ok(())
-        }
-    }
+    let writer = Writer {
+        out,
+        waiting: [0; WAITING],
+        length: 0,
+    };
     // Our wire types have no map or sequence of unknown length, the only thing postcard cannot write.
-    postcard::serialize_with_flavor(value, Writer(out))
-        .unwrap_or_else(|_| unreachable!("wire types serialize"));
+    postcard::serialize_with_flavor(value, writer).unwrap_or_else(|_| unreachable!("wire types serialize"));
+}
+
+/// Bytes that wait to be appended as one: postcard mostly writes one byte at a time.
+const WAITING: usize = 128;
+
+struct Writer<'a> {
+    out: &'a mut BytesMut,
+    waiting: [u8; WAITING],
+    length: usize,
+}
+
+impl Writer<'_> {
+    fn flush(&mut self) {
+        self.out.extend_from_slice(&self.waiting[..self.length]);
+        self.length = 0;
+    }
+}
+
+impl postcard::ser_flavors::Flavor for Writer<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        if self.length == WAITING {
+            self.flush();
+        }
+        self.waiting[self.length] = byte;
+        self.length += 1;
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        if bytes.len() > WAITING - self.length {
+            self.flush();
+        }
+        match self.waiting.get_mut(self.length..self.length + bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.length += bytes.len();
+            }
+            None => self.out.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    fn finalize(mut self) -> postcard::Result<()> {
+        self.flush();
+        Ok(())
+    }
 }
 
 /// Why bytes are not a frame.

@@ -7,10 +7,19 @@
 use pointsman_core::topology::Binding;
 use pointsman_protocol::Value;
 use pointsman_protocol::admin::Argument;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// The patterns of one exchange, by the number of their binding.
-pub(crate) struct HeaderPatterns(Vec<Pattern>);
+/// The patterns of one exchange, by the number of their binding. Only those are compared that have an argument in
+/// common with the message, so that the others cost nothing.
+pub(crate) struct HeaderPatterns {
+    patterns: Vec<Pattern>,
+    /// Those that take every message.
+    always: Vec<u32>,
+    /// The others by the hash of an argument: those that want all by their rarest one, those that want any by each.
+    by_argument: FxHashMap<u64, Vec<u32>>,
+}
 
 struct Pattern {
     match_: Match,
@@ -27,7 +36,30 @@ enum Match {
 
 impl HeaderPatterns {
     pub(crate) fn new<'a>(bindings: impl Iterator<Item = &'a Binding>) -> HeaderPatterns {
-        HeaderPatterns(bindings.map(Pattern::new).collect())
+        let patterns: Vec<Pattern> = bindings.map(Pattern::new).collect();
+        let mut uses: FxHashMap<u64, u32> = FxHashMap::default();
+        for hash in patterns.iter().flat_map(Pattern::hashes) {
+            *uses.entry(hash).or_default() += 1;
+        }
+        let mut always = Vec::new();
+        let mut by_argument: FxHashMap<u64, Vec<u32>> = FxHashMap::default();
+        for (number, pattern) in (0..).zip(&patterns) {
+            match pattern.match_ {
+                Match::All => match pattern.hashes().min_by_key(|hash| uses[hash]) {
+                    Some(rarest) => by_argument.entry(rarest).or_default().push(number),
+                    None => always.push(number),
+                },
+                Match::Any => pattern
+                    .hashes()
+                    .for_each(|hash| by_argument.entry(hash).or_default().push(number)),
+                Match::Never => {}
+            }
+        }
+        HeaderPatterns {
+            patterns,
+            always,
+            by_argument,
+        }
     }
 
     pub(crate) fn matches<'a>(
@@ -38,11 +70,16 @@ impl HeaderPatterns {
         // The sort is stable and the search finds the first: of a repeated header the first one counts.
         let mut headers: SmallVec<[(&str, Value<'_>); 8]> = headers.collect();
         headers.sort_by_key(|(name, _)| *name);
-        for (number, pattern) in (0..).zip(&self.0) {
-            if pattern.takes(&headers) {
-                found(number);
-            }
-        }
+        let mut candidates: SmallVec<[u32; 8]> = headers
+            .iter()
+            .filter_map(|(name, value)| self.by_argument.get(&hash_of_value(name, value)?))
+            .flatten()
+            .copied()
+            .collect();
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates.retain(|number| self.patterns[*number as usize].takes(&headers));
+        self.always.iter().copied().chain(candidates).for_each(&mut found);
     }
 }
 
@@ -70,6 +107,13 @@ impl Pattern {
         Pattern { match_, expected }
     }
 
+    /// A hash of each argument that it compares.
+    fn hashes(&self) -> impl Iterator<Item = u64> {
+        self.expected
+            .iter()
+            .map(|(name, argument)| hash_of_argument(name, argument))
+    }
+
     fn takes(&self, headers: &[(&str, Value<'_>)]) -> bool {
         let mut hits = self.expected.iter().map(|(name, expected)| {
             let first = headers.partition_point(|(header, _)| *header < name.as_str());
@@ -93,6 +137,30 @@ fn equal(expected: &Argument, value: &Value<'_>) -> bool {
         (Argument::Bytes(a), Value::Bytes(b)) => a == b,
         _ => false,
     }
+}
+
+fn hash_of_argument(name: &str, argument: &Argument) -> u64 {
+    match argument {
+        Argument::Bool(truth) => hash(name, 0, &[(*truth).into()]),
+        Argument::Int(number) => hash(name, 1, &number.to_le_bytes()),
+        Argument::Str(text) => hash(name, 2, text.as_bytes()),
+        Argument::Bytes(bytes) => hash(name, 3, bytes),
+    }
+}
+
+/// The hash of the argument that equals a header, if there is one.
+fn hash_of_value(name: &str, value: &Value<'_>) -> Option<u64> {
+    match value {
+        Value::Bool(truth) => Some(hash(name, 0, &[(*truth).into()])),
+        Value::Int(number) => Some(hash(name, 1, &number.to_le_bytes())),
+        Value::Float(_) => None,
+        Value::Str(text) => Some(hash(name, 2, text.as_bytes())),
+        Value::Bytes(bytes) => Some(hash(name, 3, bytes)),
+    }
+}
+
+fn hash(name: &str, kind: u64, value: &[u8]) -> u64 {
+    xxh3_64_with_seed(value, xxh3_64(name.as_bytes()) ^ kind)
 }
 
 #[cfg(test)]
@@ -145,6 +213,42 @@ mod tests {
     fn a_value_of_another_type_or_an_unknown_x_match_takes_nothing() {
         assert!(!takes(&[("tier", text("1"))], &[("tier", Value::Int(1))]));
         assert!(!takes(&[("x-match", text("some"))], &[]));
+    }
+
+    #[test]
+    fn of_many_patterns_exactly_those_are_found_that_take_the_message_alone() {
+        let mut random = fastrand::Rng::with_seed(5);
+        let names = ["a", "b", "c"];
+        let words = ["all", "any", "some"];
+        for _ in 0..200 {
+            let mut bindings = Vec::new();
+            for number in 0..30 {
+                let mut arguments = vec![("x-match".to_owned(), text(words[random.usize(..3)]))];
+                for name in &names[..random.usize(..4)] {
+                    arguments.push((name.to_string(), Argument::Int(random.i64(..3))));
+                }
+                bindings.push(Binding {
+                    key: String::new(),
+                    target: Target::Queue(QueueId(number)),
+                    arguments,
+                });
+            }
+            let headers: Vec<_> = (0..random.usize(..5))
+                .map(|_| (names[random.usize(..3)], Value::Int(random.i64(..3))))
+                .collect();
+            let mut sorted: SmallVec<[(&str, Value<'_>); 8]> = headers.iter().cloned().collect();
+            sorted.sort_by_key(|(name, _)| *name);
+            let alone = bindings
+                .iter()
+                .zip(0..)
+                .filter(|(binding, _)| Pattern::new(binding).takes(&sorted));
+            let alone: Vec<u32> = alone.map(|(_, number)| number).collect();
+            let mut found = Vec::new();
+            HeaderPatterns::new(bindings.iter())
+                .matches(headers.iter().cloned(), |number| found.push(number));
+            found.sort_unstable();
+            assert_eq!(found, alone, "{headers:?} {bindings:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(crate) struct Parts {
     pub(crate) miscount: u32,
     /// The target that every message goes to.
     pub(crate) target: u32,
+    /// Whether its plan says that decisions depend on nothing but the routing key.
+    pub(crate) cacheable: bool,
 }
 
 /// A module that does what it should.
@@ -26,6 +28,7 @@ pub(crate) const HONEST: Parts = Parts {
     message: "",
     miscount: 0,
     target: 0,
+    cacheable: false,
 };
 
 /// Reads the first byte of the routing key of message `$at` onto the stack: its slot is at batch + 8 + 8 * at.
@@ -41,13 +44,14 @@ pub(crate) fn module(parts: &Parts) -> String {
         message,
         miscount,
         target,
+        cacheable,
     } = parts;
     // The plan at 16: an answer of kind 0, then version, flags, no headers, the routing key's bit, no body, no names.
     // Arguments are put at 4096, decisions are written from 65536 on.
     format!(
         r#"(module {head}
         (memory (export "memory") 2)
-        (data (i32.const 16) "\00" "\01\00" "\00\00" "\01\00\00\00" "\00\00\00\00" "\00\00")
+        (data (i32.const 16) "\00" "\01\0{flags}" "\00\00" "\01\00\00\00" "\00\00\00\00" "\00\00")
         (func (export "alloc") (param i32) (result i32) (i32.const 4096))
         (func (export "configure") (param i32 i32 i32 i32) (result i64)
             {configure}
@@ -69,6 +73,7 @@ pub(crate) fn module(parts: &Parts) -> String {
                 (br $next)))
             (i64.or (i64.const {answer})
                 (i64.extend_i32_u (i32.sub (local.get $out) (i32.const 65536))))))"#,
+        flags = u8::from(*cacheable),
         plan = (16u64 << 32) + 15,
         answer = 65536u64 << 32,
     )
@@ -88,6 +93,21 @@ pub(crate) fn loops_on_poison() -> String {
     let message = format!("(if (i32.eq {FIRST_BYTE_OF_KEY} (i32.const 112)) (then (loop $l (br $l))))");
     module(&Parts {
         message: message.leak(),
+        ..HONEST
+    })
+}
+
+/// Says that it decides by the routing key alone, but finds no target from the third message on that it sees.
+pub(crate) fn lies_about_its_plan() -> String {
+    module(&Parts {
+        head: "(global $seen (mut i32) (i32.const 0))",
+        message: "(global.set $seen (i32.add (global.get $seen) (i32.const 1)))
+            (if (i32.ge_u (global.get $seen) (i32.const 3)) (then
+                (i32.store8 (local.get $out) (i32.const 0))
+                (local.set $out (i32.add (local.get $out) (i32.const 1)))
+                (local.set $at (i32.add (local.get $at) (i32.const 1)))
+                (br $next)))",
+        cacheable: true,
         ..HONEST
     })
 }

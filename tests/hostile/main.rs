@@ -5,7 +5,7 @@ mod broker;
 mod guests;
 
 use broker::{Broker, CALM, GOOD, QUARANTINE, ROUTER, limits, publish, queues};
-use guests::{HONEST, Parts, loops_on_poison, module, traps_on_poison};
+use guests::{HONEST, Parts, lies_about_its_plan, loops_on_poison, module, traps_on_poison};
 use pointsman_core::input::{Publish, Verdict};
 use pointsman_protocol::{MessageMeta, Value};
 use pointsman_router_host::ModuleError;
@@ -244,6 +244,62 @@ async fn a_module_that_keeps_failing_is_left_alone_and_its_messages_are_kept() {
         quarantined(publish);
     }
     assert_eq!(broker.host.counters(ROUTER).failures, 16);
+}
+
+#[tokio::test]
+async fn a_module_that_lies_about_its_plan_is_found_out_and_asked_about_every_message_from_then_on() {
+    let broker = Broker::new();
+    let routes = broker.routes(&lies_about_its_plan());
+    let mut remembered = 0;
+    while broker.host.counters(ROUTER).cache_off.is_none() {
+        publish(&routes, "in", &["a"]).await;
+        let counters = broker.host.counters(ROUTER);
+        assert_eq!(
+            counters.routed.min(3),
+            counters.routed,
+            "it is asked seldom: {counters:?}"
+        );
+        remembered = counters.cached;
+    }
+    assert!(remembered > 0);
+    let events = broker.host.logs(ROUTER, 10);
+    assert!(
+        events
+            .iter()
+            .any(|event| event.version == 1 && event.text.contains("cacheable")),
+        "{events:?}"
+    );
+    // Also after its exchange was changed.
+    for routes in [routes, broker.routes(&lies_about_its_plan())] {
+        let before = broker.host.counters(ROUTER);
+        publish(&routes, "in", &["a"; 100]).await;
+        let after = broker.host.counters(ROUTER);
+        assert_eq!((after.cached, after.routed), (before.cached, before.routed + 100));
+    }
+}
+
+#[tokio::test]
+async fn an_honest_module_is_seldom_asked_about_what_it_decided_before() {
+    let broker = Broker::new();
+    let routes = broker.routes(&module(&Parts {
+        cacheable: true,
+        ..HONEST
+    }));
+    for _ in 0..10 {
+        let routed = publish(&routes, "in", &["a"; 100]).await;
+        assert!(routed.iter().all(|publish| queues(publish) == [GOOD]));
+        assert!(
+            routed
+                .iter()
+                .all(|publish| publish.copies[0].decided_by.unwrap().version == 1)
+        );
+    }
+    let counters = broker.host.counters(ROUTER);
+    assert_eq!(
+        (counters.routed + counters.cached, counters.cache_off),
+        (1000, None)
+    );
+    assert!(counters.cached >= 890, "{counters:?}");
 }
 
 #[test]

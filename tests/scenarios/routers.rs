@@ -331,3 +331,53 @@ async fn kept_in_quarantine(client: &Client) -> u64 {
         .map(|queue| queue.ready)
         .sum()
 }
+
+#[tokio::test]
+async fn decisions_by_headers_alone_are_remembered_until_the_version_or_a_binding_changes() {
+    let module = guests::module(CONTENT);
+    let broker = Broker::start();
+    let client = broker.client().await;
+    let rules = |paid: &str| {
+        format!(
+            r#"{{ "rules": [{{ "when": "header.kind", "eq": "paid", "to": "{paid}" }}], "default": "rest" }}"#
+        )
+    };
+    client
+        .router_load("orders", module, rules("one"), true)
+        .await
+        .unwrap();
+    router_exchange(&client, &["one", "two", "rest"]).await;
+    let publisher = client.publisher("orders").await.unwrap();
+    let publish_paid = async || {
+        for _ in 0..20 {
+            let message = Message::new("m").header("kind", "paid");
+            let confirmed = publisher.publish(message).await.unwrap().await.unwrap();
+            assert!(confirmed.is_success(), "{confirmed:?}");
+        }
+    };
+    let counters = async || client.routers().await.unwrap()[0].counters;
+    publish_paid().await;
+    let before = counters().await;
+    assert!(
+        before.cached > 0 && before.routed + before.cached == 20,
+        "{before:?}"
+    );
+    assert_eq!(take_all(&client, "one").await.len(), 20);
+
+    client
+        .router_load("orders", "", rules("two"), true)
+        .await
+        .unwrap();
+    publish_paid().await;
+    assert_eq!(take_all(&client, "two").await.len(), 20);
+    assert!(counters().await.cached > before.cached);
+
+    client
+        .bind(BindingSpec::to_queue("orders", "rest", "two"))
+        .await
+        .unwrap();
+    publish_paid().await;
+    assert_eq!(take_all(&client, "two").await.len(), 20);
+    assert_eq!(take_all(&client, "rest").await.len(), 20);
+    assert_eq!(counters().await.cache_off, None);
+}

@@ -2,6 +2,7 @@
 
 mod artefact;
 mod breaker;
+mod cache;
 mod compile;
 mod decide;
 mod engine;
@@ -14,6 +15,7 @@ mod store;
 mod typed;
 mod view;
 
+pub(crate) use cache::DecisionCache;
 pub use compile::compile_child_main;
 pub(crate) use pool::Pool;
 
@@ -33,6 +35,7 @@ use smallvec::SmallVec;
 use crate::error::{HostError, ModuleError};
 use crate::limits::ModuleLimits;
 use artefact::code;
+use cache::Room;
 use guest::Guest;
 use instance::Instance;
 use record::{Record, lock};
@@ -91,6 +94,8 @@ pub struct Host {
     sandbox: Sandbox,
     modules: Mutex<HashMap<Digest, Arc<Loaded>>>,
     records: Mutex<HashMap<RouterId, Arc<Record>>>,
+    /// For remembered decisions.
+    room: Arc<Room>,
 }
 
 /// A module that is ready.
@@ -133,6 +138,7 @@ impl Host {
         })?;
         Ok(Arc::new(Host {
             sandbox: Sandbox::new(options.limits.clone())?,
+            room: Room::new(options.limits.remembered),
             options,
             modules: Mutex::default(),
             records: Mutex::default(),

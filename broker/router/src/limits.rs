@@ -23,6 +23,8 @@ pub struct ModuleLimits {
     pub output: usize,
     /// Instances over all modules.
     pub instances: u32,
+    /// Remembered decisions over all modules, in bytes; with 0 none is remembered.
+    pub remembered: usize,
 }
 
 impl Default for ModuleLimits {
@@ -37,6 +39,7 @@ impl Default for ModuleLimits {
             table_elements: 20_000,
             output: 8 * 1024 * 1024,
             instances: 256,
+            remembered: 64 * 1024 * 1024,
         }
     }
 }
@@ -50,6 +53,16 @@ pub(crate) const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How much of a body's beginning a module ever sees, in bytes, whatever its plan asks for. A body of that length and
 /// the longest metadata fit one call together.
 pub(crate) const BODY_SEEN_MAX: u32 = 1024 * 1024;
+
+/// Most decisions that are remembered of one version for one exchange; a power of two.
+pub(crate) const CACHE_ENTRIES: usize = 4_096;
+
+/// Longest key of a remembered decision, in bytes: what the module sees of a message. One that sees more is asked.
+pub(crate) const CACHE_KEY_MAX: usize = 256;
+
+/// One in so many messages is decided by the module whether or not its decision is remembered. A prime, so that a rhythm
+/// in the traffic does not hide a message from it.
+pub(crate) const RECHECK_EVERY: u64 = 251;
 
 /// Failures of a router version in a row after which it is left alone for a while.
 pub(crate) const FAILURES_IN_A_ROW: u32 = 16;

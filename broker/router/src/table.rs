@@ -9,7 +9,7 @@ use pointsman_core::topology::{Binding, Exchange, Router, Target, Topology};
 use pointsman_protocol::admin::ExchangeKind;
 use pointsman_protocol::{ErrorBody, ErrorCode};
 
-use crate::host::Pool;
+use crate::host::{DecisionCache, Pool};
 use crate::matcher::{Matcher, runs};
 
 /// An exchange with its bindings arranged for looking up. They are arranged when the first message comes, so that
@@ -22,13 +22,15 @@ pub(crate) struct Table {
     arranged: OnceLock<Arranged>,
 }
 
-/// The version of a router that decides for one exchange, and its instances that know this exchange's targets.
+/// The version of a router that decides for one exchange, its instances that know this exchange's targets, and what is
+/// remembered of its decisions. A change of the version, the exchange or its bindings makes a new one.
 pub(crate) struct Deciding {
     pub(crate) by: DecidedBy,
     /// Such as `orders@3`.
     pub(crate) name: String,
     pub(crate) version: Arc<VersionSpec>,
     pub(crate) pool: Pool,
+    pub(crate) cache: DecisionCache,
 }
 
 pub(crate) struct Arranged {
@@ -114,6 +116,7 @@ impl Deciding {
             name: format!("{}@{version}", router.name),
             version: router.versions.get(&version)?.clone(),
             pool: Pool::default(),
+            cache: DecisionCache::default(),
         })
     }
 }

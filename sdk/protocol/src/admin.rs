@@ -433,6 +433,9 @@ pub struct RouterCounters {
     pub busy_ns: u64,
     /// Traps, timeouts and malformed answers.
     pub failures: u64,
+    /// The last version that said its decisions may be remembered and was caught deciding by something it had not
+    /// declared. Its decisions are not remembered until the broker starts again.
+    pub cache_off: Option<u32>,
 }
 
 /// Something a router did or said.

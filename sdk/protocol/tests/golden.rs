@@ -240,6 +240,7 @@ fn replies() {
             batches: 4,
             busy_ns: 5,
             failures: 6,
+            cache_off: Some(7),
         },
     };
     let event = RouterEvent {
@@ -278,7 +279,7 @@ fn replies() {
             (Reply::RouterVersion(version()), format!("08 {VERSION}")),
             (
                 Reply::Routers(vec![router]),
-                format!("09 01 01 'r' 01 02 00 01 {VERSION} 01 01 'x' 01 02 03 04 05 06"),
+                format!("09 01 01 'r' 01 02 00 01 {VERSION} 01 01 'x' 01 02 03 04 05 06 01 07"),
             ),
             (Reply::RouterLogs(vec![event]), "0A 01 01 02 02 'ok'".into()),
             (

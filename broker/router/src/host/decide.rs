@@ -1,5 +1,6 @@
 //! Asks a module about messages, and finds the ones it fails on.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smallvec::{SmallVec, smallvec};
@@ -19,7 +20,7 @@ struct Inquiry<'a> {
     table: &'a Table,
     deciding: &'a Deciding,
     loaded: &'a Loaded,
-    record: &'a Record,
+    record: &'a Arc<Record>,
     /// Whether this only explains: then instances, counters and the breaker of traffic are left alone.
     aside: bool,
 }
@@ -32,15 +33,48 @@ enum NoAnswer {
 }
 
 impl Host {
-    /// Asks the module of an exchange about messages: one answer for each, in order.
-    ///
-    /// When the module fails on a batch, the batch is halved until the messages it fails on alone, in an instance that
-    /// saw no other, are found; all others are decided.
+    /// Decides messages as is remembered, and asks the module of the exchange about the others: one answer for each, in
+    /// order. With `aside` it is asked about all.
     pub(crate) async fn decide(
         &self,
         table: &Table,
         deciding: &Deciding,
         questions: Vec<Question>,
+        aside: bool,
+    ) -> Vec<Answer> {
+        let known = if aside {
+            None
+        } else {
+            deciding.cache.look_up(&questions)
+        };
+        let Some(known) = known else {
+            return self.ask(table, deciding, &questions, aside).await;
+        };
+        let others = questions
+            .into_iter()
+            .zip(&known)
+            .filter(|(_, known)| known.is_none());
+        let others: Vec<Question> = others.map(|(question, _)| question).collect();
+        let mut asked = match others.is_empty() {
+            true => Vec::new(),
+            false => self.ask(table, deciding, &others, aside).await,
+        }
+        .into_iter();
+        known
+            .into_iter()
+            .filter_map(|known| known.or_else(|| asked.next()))
+            .collect()
+    }
+
+    /// Asks the module of an exchange about messages: one answer for each, in order.
+    ///
+    /// When the module fails on a batch, the batch is halved until the messages it fails on alone, in an instance that
+    /// saw no other, are found; all others are decided.
+    async fn ask(
+        &self,
+        table: &Table,
+        deciding: &Deciding,
+        questions: &[Question],
         aside: bool,
     ) -> Vec<Answer> {
         let digest = deciding.version.digest;
@@ -57,7 +91,7 @@ impl Host {
             record: &record,
             aside,
         };
-        inquiry.decide(&questions).await
+        inquiry.decide(questions).await
     }
 }
 
@@ -157,6 +191,7 @@ impl Inquiry<'_> {
                     .count();
                 self.record
                     .answered(version, new.len(), rejected, began.elapsed());
+                self.deciding.cache.remember(questions, new);
                 self.deciding.pool.give_back(instance);
                 Ok(())
             }
@@ -175,6 +210,14 @@ impl Inquiry<'_> {
         let targets = self.table.target_names();
         let config = &self.deciding.version.config;
         let made = Instance::new(&self.host.sandbox, &self.loaded.guest, config, &targets).await;
+        if let Ok(instance) = &made
+            && !self.aside
+        {
+            let version = self.deciding.by.version;
+            self.deciding
+                .cache
+                .learn(instance.plan(), version, self.record, &self.host.room);
+        }
         made.map_err(|error| match error {
             NoInstance::Refused(reason) => {
                 NoAnswer::Failed(Failure(format!("it refuses its configuration: {reason}")))

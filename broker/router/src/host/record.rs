@@ -1,8 +1,8 @@
 //! What is known of a router: its counters, its last events, and whether it is left alone.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pointsman_protocol::admin::{RouterCounters, RouterEvent};
@@ -22,6 +22,9 @@ pub(crate) struct Record {
     events: Mutex<VecDeque<RouterEvent>>,
     /// The version that was called last, and how it does.
     breaker: Mutex<(u32, Breaker)>,
+    /// The versions whose decisions might be remembered, and whether they were caught deciding by what they had not
+    /// declared.
+    untrue: Mutex<BTreeMap<u32, Arc<AtomicBool>>>,
 }
 
 impl Record {
@@ -33,6 +36,10 @@ impl Record {
             batches: self.batches.load(Ordering::Relaxed),
             busy_ns: self.busy_ns.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
+            cache_off: lock(&self.untrue)
+                .iter()
+                .rfind(|(_, untrue)| untrue.load(Ordering::Relaxed))
+                .map(|(version, _)| *version),
         }
     }
 
@@ -64,6 +71,16 @@ impl Record {
     /// How long a version is still left alone, if it is.
     pub(crate) fn left_alone(&self, version: u32, now: Instant) -> Option<Duration> {
         self.breaker_of(version).1.left(now)
+    }
+
+    /// Messages were decided as is remembered.
+    pub(crate) fn cached(&self, messages: usize) {
+        self.cached.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    /// Whether a version was caught, for all who remember its decisions.
+    pub(crate) fn untrue(&self, version: u32) -> Arc<AtomicBool> {
+        lock(&self.untrue).entry(version).or_default().clone()
     }
 
     /// A call was answered.

@@ -24,6 +24,7 @@ pub(crate) struct RouterView {
     batches: u64,
     busy_ns: u64,
     failures: u64,
+    cache_off: Option<u32>,
     versions: Vec<VersionView>,
 }
 
@@ -76,6 +77,7 @@ impl From<RouterInfo> for RouterView {
             batches,
             busy_ns,
             failures,
+            cache_off,
         } = info.counters;
         RouterView {
             name: info.name,
@@ -88,6 +90,7 @@ impl From<RouterInfo> for RouterView {
             batches,
             busy_ns,
             failures,
+            cache_off,
             versions: info.versions.into_iter().map(VersionView::from).collect(),
         }
     }
@@ -137,9 +140,12 @@ impl RouterView {
             (
                 "decided",
                 format!(
-                    "{} ({} from the cache)",
+                    "{} ({} from the cache{})",
                     human::counted(decided, "message"),
-                    human::count(self.cached)
+                    human::count(self.cached),
+                    self.cache_off.map_or(String::new(), |version| {
+                        format!("; off for {}@{version}, see router logs", self.name)
+                    })
                 ),
             ),
             (

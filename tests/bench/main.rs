@@ -1,11 +1,12 @@
 //! `make bench`: what the broker does, beside what the machine could do at best, in the same run.
 //!
 //! The broker is a process of its own, the client this one. `--json` writes JSON instead of a table; a word runs only
-//! the parts whose title has it.
+//! the parts whose title has it: `messages`, `scale` or `curves`, of which `--full` measures the long ends too.
 
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "nothing is outside of a benchmark")]
 
+mod curves;
 mod limits;
 mod report;
 mod scale;
@@ -23,17 +24,22 @@ const BODIES: [(usize, &str); 3] = [(100, "100 B"), (1024, "1 KiB"), (16 * 1024,
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let json = args.iter().any(|arg| arg == "--json");
+    let full = args.iter().any(|arg| arg == "--full");
     let only = args.iter().find(|arg| !arg.starts_with('-'));
     let wanted = |title: &str| only.is_none_or(|word| title.contains(word.as_str()));
 
-    let machine = Machine::start();
-    let mut parts = vec![("raw limits of this machine", machine.limits())];
+    let mut parts = Vec::new();
+    // The raw limits stand beside the whole and are not worth their time beside a single other part.
     if wanted("messages") {
+        let machine = Machine::start();
+        parts.push(("raw limits of this machine", machine.limits()));
         parts.push(("messages: confirmed on disk", machine.traffic()));
     }
-    drop(machine);
     if wanted("scale") {
         parts.push(("scale: what waits in queues", scale::rows()));
+    }
+    if wanted("curves") {
+        parts.push(("curves: more of one thing", curves::rows(full)));
     }
     let report = Report {
         machine: proc::machine(),

@@ -12,10 +12,10 @@ pointsman := $(call folder_of,$(PROFILE))/pointsman
 demo_dir := $(target_dir)/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench crash fuzz clean
+.PHONY: help setup build demo test lint bench bench-instructions bench-baseline crash fuzz clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 setup: ## check for cargo and install the Wasm target where it is missing
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs, then run make again." >&2; exit 1; }
@@ -40,6 +40,12 @@ lint: setup ## rustfmt and clippy, both without a warning
 bench: setup ## measure every segment and the whole beside the raw limits of this machine
 	$(CARGO) bench --workspace --bench segments
 	$(CARGO) bench --workspace --bench bench
+
+bench-instructions: setup ## count every segment's instructions and copies under valgrind too
+	$(CARGO) bench --workspace --bench segments -- --count
+
+bench-baseline: setup ## the same, and make it what later runs are compared with
+	$(CARGO) bench --workspace --bench segments -- --count --store
 
 crash: setup ## kill a broker ROUNDS times and check its ledger
 	ROUNDS=$(or $(ROUNDS),500) $(CARGO) test --workspace --profile $(TEST_PROFILE) --test crash -- --nocapture

@@ -260,7 +260,7 @@ pub fn put_head<T: Serialize>(
 pub fn put_postcard<T: Serialize>(out: &mut BytesMut, value: &T) {
     let writer = Writer {
         out,
-        waiting: [0; WAITING],
+        waiting: &mut [0; WAITING],
         length: 0,
     };
     // Our wire types have no map or sequence of unknown length, the only thing postcard cannot write.
@@ -272,7 +272,7 @@ const WAITING: usize = 128;
 
 struct Writer<'a> {
     out: &'a mut BytesMut,
-    waiting: [u8; WAITING],
+    waiting: &'a mut [u8; WAITING],
     length: usize,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Each row is the time of a message beside the time the machine needs for the same bytes at best, measured in turns;
 //! beside it how often a message allocates and, with `--count` and valgrind, how many instructions it takes and how
-//! often it is copied. A word runs only the segments whose name has it. `--json` writes JSON, `--list` only the names.
+//! often it is copied. What changed against `tests/bench/baseline.json` stands below; `--store` makes this run the
+//! baseline. A word runs only the segments whose name has it. `--json` writes JSON, `--list` only the names.
 
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "nothing is outside of a benchmark")]
@@ -18,6 +19,7 @@ mod limit;
 mod counts;
 mod measure;
 mod table;
+mod baseline;
 
 use std::alloc::System;
 
@@ -54,7 +56,14 @@ fn main() {
     let rows = measure::measure(segments, counting);
     match has("--json") {
         true => println!("{:#}", table::json(&rows)),
-        false => print!("{}", table::text(&rows)),
+        false => print!("{}\n{}", table::text(&rows), baseline::compare(&rows)),
+    }
+    if has("--store") {
+        assert!(
+            word.is_none() && counting,
+            "a baseline is of all segments, with --count"
+        );
+        baseline::store(&rows);
     }
 }
 

@@ -20,13 +20,13 @@ pub struct Scanned<'a> {
     pub(crate) correlation_id: Option<&'a str>,
     pub(crate) reply_to: Option<&'a str>,
     header_count: usize,
-    headers: &'a [u8],
+    headers: Cursor<'a>,
 }
 
 impl<'a> Scanned<'a> {
     /// The headers in the order they were given.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
-        let mut cursor = Cursor(self.headers);
+        let mut cursor = self.headers;
         (0..self.header_count).map_while(move |_| Some((cursor.str()?, cursor.value()?)))
     }
 }
@@ -36,7 +36,7 @@ impl<'a> Scanned<'a> {
 /// # Errors
 /// What the publisher is told when [`MessageMeta::decode`](pointsman_protocol::MessageMeta::decode) would refuse it.
 pub fn scan(bytes: &[u8]) -> Result<Scanned<'_>, ErrorBody> {
-    let scanned = Cursor(bytes).message().ok_or_else(malformed)?;
+    let scanned = Cursor::new(bytes).message().ok_or_else(malformed)?;
     if scanned.routing_key.len() > KEY_MAX {
         let message = format!(
             "a routing key of {} bytes is over the limit of {KEY_MAX}",
@@ -62,9 +62,23 @@ pub(crate) fn malformed() -> ErrorBody {
     )
 }
 
-struct Cursor<'a>(&'a [u8]);
+/// What is left of metadata.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cursor<'a> {
+    rest: &'a [u8],
+    /// All of the metadata as text, when it is: mostly lengths and types are small, and so valid UTF-8 as well. Then one
+    /// look at it has checked every string.
+    text: Option<&'a str>,
+}
 
 impl<'a> Cursor<'a> {
+    fn new(bytes: &'a [u8]) -> Cursor<'a> {
+        Cursor {
+            rest: bytes,
+            text: std::str::from_utf8(bytes).ok(),
+        }
+    }
+
     fn message(mut self) -> Option<Scanned<'a>> {
         let mut scanned = Scanned {
             routing_key: self.str()?,
@@ -78,25 +92,25 @@ impl<'a> Cursor<'a> {
             correlation_id: self.option(Self::str)?,
             reply_to: self.option(Self::str)?,
             header_count: self.length()?,
-            headers: &[],
+            headers: self,
         };
-        scanned.headers = self.0;
+        scanned.headers = self;
         for _ in 0..scanned.header_count {
             self.str()?;
             self.value()?;
         }
-        self.0.is_empty().then_some(scanned)
+        self.rest.is_empty().then_some(scanned)
     }
 
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at_checked(count)?;
+        self.rest = rest;
         Some(taken)
     }
 
     fn byte(&mut self) -> Option<u8> {
-        let (&byte, rest) = self.0.split_first()?;
-        self.0 = rest;
+        let (&byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
         Some(byte)
     }
 
@@ -125,7 +139,14 @@ impl<'a> Cursor<'a> {
     }
 
     fn str(&mut self) -> Option<&'a str> {
-        std::str::from_utf8(self.bytes()?).ok()
+        let bytes = self.bytes()?;
+        match self.text {
+            Some(text) => {
+                let end = text.len() - self.rest.len();
+                text.get(end - bytes.len()..end)
+            }
+            None => std::str::from_utf8(bytes).ok(),
+        }
     }
 
     fn bool(&mut self) -> Option<bool> {
@@ -186,6 +207,20 @@ mod tests {
         postcard::to_stdvec(&meta).unwrap()
     }
 
+    /// Metadata that is valid UTF-8 as a whole, with characters of several bytes.
+    fn plain() -> Vec<u8> {
+        let meta = MessageMeta {
+            routing_key: "größe.eu.新",
+            persistent: true,
+            reply_to: Some("answers"),
+            headers: vec![("é", Value::Str("ü")), ("flag", Value::Bool(false))],
+            ..Default::default()
+        };
+        let bytes = postcard::to_stdvec(&meta).unwrap();
+        assert!(std::str::from_utf8(&bytes).is_ok());
+        bytes
+    }
+
     fn agree(bytes: &[u8]) {
         let decoded = MessageMeta::decode(bytes);
         let scanned = scan(bytes);
@@ -215,27 +250,29 @@ mod tests {
     #[test]
     fn a_scan_reads_what_decoding_reads() {
         agree(&full());
+        agree(&plain());
         agree(&postcard::to_stdvec(&MessageMeta::default()).unwrap());
     }
 
     #[test]
     fn a_scan_refuses_exactly_what_decoding_refuses() {
-        let good = full();
-        for len in 0..good.len() {
-            agree(&good[..len]);
-        }
-        let mut random = fastrand::Rng::with_seed(7);
-        for _ in 0..100_000 {
-            let mut bytes = good.clone();
-            for _ in 0..random.usize(1..4) {
-                let at = random.usize(..bytes.len());
-                match random.u8(..3) {
-                    0 => bytes[at] = random.u8(..),
-                    1 => bytes.insert(at, random.u8(..)),
-                    _ => drop(bytes.remove(at)),
-                }
+        for good in [full(), plain()] {
+            for len in 0..good.len() {
+                agree(&good[..len]);
             }
-            agree(&bytes);
+            let mut random = fastrand::Rng::with_seed(7);
+            for _ in 0..100_000 {
+                let mut bytes = good.clone();
+                for _ in 0..random.usize(1..4) {
+                    let at = random.usize(..bytes.len());
+                    match random.u8(..3) {
+                        0 => bytes[at] = random.u8(..),
+                        1 => bytes.insert(at, random.u8(..)),
+                        _ => drop(bytes.remove(at)),
+                    }
+                }
+                agree(&bytes);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ pointsman := $(call folder_of,$(PROFILE))/pointsman
 demo_dir := $(target_dir)/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench bench-instructions bench-baseline crash fuzz clean
+.PHONY: help setup build demo test lint bench bench-instructions bench-baseline peers crash fuzz clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,10 @@ bench-instructions: setup ## count every segment's instructions and copies under
 
 bench-baseline: setup ## the same, and make it what later runs are compared with
 	$(CARGO) bench --workspace --bench segments -- --count --store
+
+peers: $(if $(POINTSMAN_BIN),setup,build) ## other brokers and this one side by side (PEERS='--list' or '--quick --rows latency')
+	$(or $(POINTSMAN_BIN),$(pointsman)) router build tests/peers/router
+	cd tests/peers && POINTSMAN_BIN=$(abspath $(or $(POINTSMAN_BIN),$(pointsman))) $(CARGO) run --release -- $(PEERS)
 
 crash: setup ## kill a broker ROUNDS times and check its ledger
 	ROUNDS=$(or $(ROUNDS),500) $(CARGO) test --workspace --profile $(TEST_PROFILE) --test crash -- --nocapture

@@ -335,9 +335,11 @@ impl Broker {
 
     /// Gives a queue a turn at the end of this one.
     pub(crate) fn list(&mut self, id: QueueId) {
-        let queue = self.queues.get_mut(&id).map(|queue| &mut queue.listed);
-        let stream = self.streams.get_mut(&id).map(|stream| &mut stream.listed);
-        if let Some(listed) = queue.or(stream)
+        let listed = match self.queues.get_mut(&id) {
+            Some(queue) => Some(&mut queue.listed),
+            None => self.streams.get_mut(&id).map(|stream| &mut stream.listed),
+        };
+        if let Some(listed) = listed
             && !*listed
         {
             *listed = true;

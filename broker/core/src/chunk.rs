@@ -310,13 +310,18 @@ pub struct ChunkBuilder {
 impl ChunkBuilder {
     /// An empty chunk at `base`.
     pub fn new(lane: Lane, base: Offset, time: u64) -> ChunkBuilder {
+        ChunkBuilder::with_room(lane, base, time, (0, 0))
+    }
+
+    /// As [`ChunkBuilder::new`], with memory for so many bytes and messages at once, so that nothing is moved while it grows.
+    pub fn with_room(lane: Lane, base: Offset, time: u64, (bytes, messages): (usize, usize)) -> ChunkBuilder {
         ChunkBuilder {
             lane,
             base,
             time,
-            bytes: BytesMut::new(),
+            bytes: BytesMut::with_capacity(bytes),
             large: None,
-            starts: Vec::new(),
+            starts: Vec::with_capacity(messages),
         }
     }
 

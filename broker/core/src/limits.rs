@@ -38,11 +38,14 @@ pub const QUEUE_PAGE_RUNS: usize = 1_024;
 pub const CHUNK_CACHE_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of messages in transient queues, over all of them; publishes to them are refused beyond.
 pub const MEMORY_LANE_BYTES: usize = 512 * 1024 * 1024;
-/// Most deliveries one turn of a queue hands out before others have theirs.
-pub const DELIVERIES_PER_TURN: usize = 1_024;
+/// Most deliveries one turn of a queue hands out before others have theirs; no less than a busy turn takes in, or a queue
+/// grows though its consumers could keep up.
+pub const DELIVERIES_PER_TURN: usize = 16 * 1_024;
 
-/// Most bytes a publisher's stream may have unconfirmed, unless it is a single message.
-pub const PUBLISHER_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+/// Most bytes a publisher's stream may have unconfirmed, unless it is a single message. A quarter of what may be on its way
+/// to a consumer, so that a publisher does not run away from one that keeps up: messages that are settled before the
+/// store's memtable is written cost half the disk.
+pub const PUBLISHER_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Largest weight of a binding of a consistent-hash exchange.
 pub const HASH_WEIGHT_MAX: u32 = 10_000;

@@ -14,7 +14,7 @@ use crate::chunk::{Chunk, ChunkBuilder};
 use crate::commit::{Commit, Effect, Record, Run};
 use crate::ids::{Lane, Offset, QueueId};
 use crate::input::MessageCopy;
-use crate::limits::LARGE_MESSAGE;
+use crate::limits::{CHUNK_TARGET, LARGE_MESSAGE};
 use crate::references::References;
 
 /// What a chunk costs in memory beside its records, in bytes; a round figure that errs upwards.
@@ -263,6 +263,8 @@ struct Writer {
     lane: Lane,
     next: Offset,
     open: Option<Open>,
+    /// Bytes and messages of the last chunk: about what the next one will have.
+    last: (usize, usize),
 }
 
 #[derive(Debug)]
@@ -277,6 +279,7 @@ impl Writer {
             lane,
             next,
             open: None,
+            last: (0, 0),
         }
     }
 
@@ -286,7 +289,7 @@ impl Writer {
 
     fn push(&mut self, copy: &MessageCopy, references: u32, now: u64) -> Run {
         let open = self.open.get_or_insert_with(|| Open {
-            builder: ChunkBuilder::new(self.lane, self.next, now),
+            builder: ChunkBuilder::with_room(self.lane, self.next, now, self.last),
             references: References::default(),
         });
         open.references.push(1, references);
@@ -311,6 +314,7 @@ impl Writer {
     fn finish(&mut self) -> Option<(Arc<Chunk>, References)> {
         let Open { builder, references } = self.open.take()?;
         let chunk = Arc::new(builder.finish());
+        self.last = (chunk.len().min(CHUNK_TARGET), chunk.count() as usize);
         self.next.0 += u64::from(chunk.count());
         Some((chunk, references))
     }

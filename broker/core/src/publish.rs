@@ -55,34 +55,20 @@ impl Broker {
         now: u64,
         commit: &mut Commit,
     ) {
-        let Some(identity) = self.publishers.identity_of(publisher) else {
+        let Some(mut sender) = self.publishers.take_out(publisher) else {
             return; // closed meanwhile; its client was told, or is gone
         };
         for message in messages {
             let sequence = message.sequence;
-            let outcome = match self.recall(identity, sequence) {
-                Some(outcome) => outcome,
-                None => {
-                    let outcome = self.take(identity, message, now, commit);
-                    self.published += 1;
-                    if let Some(state) = self.publishers.get_mut(identity) {
-                        state.remember(sequence, &outcome, now);
-                    }
-                    outcome
-                }
-            };
-            self.publishers.confirm(publisher, sequence, outcome, commit);
+            let outcome = sender.recall(sequence).unwrap_or_else(|| {
+                let outcome = self.take(sender.name, message, now, commit);
+                self.published += 1;
+                sender.remember(sequence, &outcome, now);
+                outcome
+            });
+            sender.confirm(sequence, outcome, commit);
         }
-    }
-
-    /// What to answer to a sequence number that cannot be taken anew.
-    fn recall(&mut self, identity: PublisherIdentity, sequence: u64) -> Option<Outcome> {
-        if sequence == 0 {
-            let message = "publish sequence numbers start at 1";
-            let error = ErrorBody::new(ErrorCode::SequenceOutOfOrder, message);
-            return Some(Outcome::Refused(error));
-        }
-        self.publishers.get_mut(identity)?.recall(sequence)
+        self.publishers.put_back(sender);
     }
 
     fn take(

@@ -31,9 +31,20 @@ struct Publisher {
     last_confirm: (u64, usize),
 }
 
+/// A publisher's stream and what is remembered of its identity, taken out of their maps for as long as a batch takes: a
+/// message costs no search.
+pub(crate) struct Sender {
+    /// The identity.
+    pub(crate) name: PublisherIdentity,
+    publisher: PublisherId,
+    identity: Identity,
+    turn: u64,
+    last_confirm: (u64, usize),
+}
+
 /// What is remembered of an identity.
 #[derive(Debug, Default)]
-pub(crate) struct Identity {
+struct Identity {
     last_sequence: u64,
     at: u64,
     /// Outcomes other than `Routed` among the last [`IDENTITY_OUTCOMES_MAX`] sequence numbers.
@@ -42,9 +53,52 @@ pub(crate) struct Identity {
     written: bool,
 }
 
+impl Sender {
+    /// What to answer to a sequence number that cannot be taken anew.
+    pub(crate) fn recall(&self, sequence: u64) -> Option<Outcome> {
+        if sequence == 0 {
+            let message = "publish sequence numbers start at 1";
+            let error = ErrorBody::new(ErrorCode::SequenceOutOfOrder, message);
+            return Some(Outcome::Refused(error));
+        }
+        self.identity.recall(sequence)
+    }
+
+    /// Remembers what became of a sequence number, which is higher than all before.
+    pub(crate) fn remember(&mut self, sequence: u64, outcome: &Outcome, now: u64) {
+        self.identity.remember(sequence, outcome, now);
+    }
+
+    /// Confirms a sequence number. Joined with the publisher's last confirm of this turn where it goes on with the
+    /// same outcome.
+    pub(crate) fn confirm(&mut self, sequence: u64, outcome: Outcome, commit: &mut Commit) {
+        let (turn, place) = self.last_confirm;
+        if turn == self.turn
+            && let Some(Effect::Confirm {
+                first,
+                count,
+                outcome: same,
+                ..
+            }) = commit.effects.get_mut(place)
+            && *first + u64::from(*count) == sequence
+            && *same == outcome
+        {
+            *count += 1;
+            return;
+        }
+        self.last_confirm = (self.turn, commit.effects.len());
+        commit.effects.push(Effect::Confirm {
+            publisher: self.publisher,
+            first: sequence,
+            count: 1,
+            outcome,
+        });
+    }
+}
+
 impl Identity {
     /// What to answer to a sequence number that was taken before.
-    pub(crate) fn recall(&self, sequence: u64) -> Option<Outcome> {
+    fn recall(&self, sequence: u64) -> Option<Outcome> {
         if sequence > self.last_sequence {
             return None;
         }
@@ -56,7 +110,7 @@ impl Identity {
     }
 
     /// Remembers what became of a sequence number, which is higher than all before.
-    pub(crate) fn remember(&mut self, sequence: u64, outcome: &Outcome, now: u64) {
+    fn remember(&mut self, sequence: u64, outcome: &Outcome, now: u64) {
         self.last_sequence = sequence;
         self.at = now;
         if !matches!(outcome, Outcome::Routed { .. }) {
@@ -166,54 +220,32 @@ impl Publishers {
         Some(connection)
     }
 
-    /// The identity of an open stream.
-    pub(crate) fn identity_of(&self, publisher: PublisherId) -> Option<PublisherIdentity> {
-        self.open.get(&publisher).map(|publisher| publisher.identity)
+    /// An open stream and its identity, until [`Publishers::put_back`].
+    pub(crate) fn take_out(&mut self, publisher: PublisherId) -> Option<Sender> {
+        let open = self.open.get(&publisher)?;
+        let identity = self.identities.get_mut(&open.identity)?;
+        Some(Sender {
+            name: open.identity,
+            publisher,
+            identity: std::mem::take(identity),
+            turn: self.turn,
+            last_confirm: open.last_confirm,
+        })
     }
 
-    /// What is remembered of an identity.
-    pub(crate) fn get_mut(&mut self, name: PublisherIdentity) -> Option<&mut Identity> {
-        self.identities.get_mut(&name)
+    /// See [`Publishers::take_out`].
+    pub(crate) fn put_back(&mut self, sender: Sender) {
+        if let Some(open) = self.open.get_mut(&sender.publisher) {
+            open.last_confirm = sender.last_confirm;
+        }
+        if let Some(identity) = self.identities.get_mut(&sender.name) {
+            *identity = sender.identity;
+        }
     }
 
     /// The identity put something into a durable queue: what is remembered of it becomes durable with it.
     pub(crate) fn mark(&mut self, name: PublisherIdentity) {
         self.changed.insert(name);
-    }
-
-    /// Confirms a sequence number. Joined with the publisher's last confirm of this turn where it goes on with the
-    /// same outcome.
-    pub(crate) fn confirm(
-        &mut self,
-        publisher: PublisherId,
-        sequence: u64,
-        outcome: Outcome,
-        commit: &mut Commit,
-    ) {
-        let Some(state) = self.open.get_mut(&publisher) else {
-            return;
-        };
-        let (turn, place) = state.last_confirm;
-        if turn == self.turn
-            && let Some(Effect::Confirm {
-                first,
-                count,
-                outcome: same,
-                ..
-            }) = commit.effects.get_mut(place)
-            && *first + u64::from(*count) == sequence
-            && *same == outcome
-        {
-            *count += 1;
-            return;
-        }
-        state.last_confirm = (self.turn, commit.effects.len());
-        commit.effects.push(Effect::Confirm {
-            publisher,
-            first: sequence,
-            count: 1,
-            outcome,
-        });
     }
 
     /// Ends a turn: writes what changed, once an identity.

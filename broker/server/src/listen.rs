@@ -17,8 +17,9 @@ use crate::session::{self, Shared, going_away};
 const STREAM_RECEIVE_WINDOW: u32 = 1024 * 1024;
 /// What one connection may have in flight towards the broker, in bytes.
 const CONNECTION_RECEIVE_WINDOW: u32 = 16 * 1024 * 1024;
-/// What a connection keeps until the peer has it, in bytes. QUIC's send buffer is scanned linearly, so more is slower.
-const SEND_WINDOW: u64 = 256 * 1024;
+/// What a connection keeps until the peer has it, in bytes. QUIC's send buffer is scanned linearly: with writes of 48 KiB
+/// that are some twenty pieces, but it is no larger than it needs to be.
+const SEND_WINDOW: u64 = 1024 * 1024;
 /// A connection that is silent for so long is gone; clients send keep-alives every 10 s.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Kernel buffers of the socket, in bytes; with less, bursts are dropped on loopback.

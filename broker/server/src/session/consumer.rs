@@ -15,7 +15,7 @@ use crate::mailbox::{ConsumerEvent, Delivery, Mail};
 
 /// Bytes of deliveries that may wait to be written to one consumer, whatever credit the client gives: a client that
 /// does not read must not make the broker keep messages in memory.
-const UNWRITTEN_MAX: i64 = 4 * 1024 * 1024;
+const UNWRITTEN_MAX: i64 = 8 * 1024 * 1024;
 
 /// Length of the place in a [`DeliveryMeta`] that has none, in bytes.
 const NO_PLACE: usize = 1;

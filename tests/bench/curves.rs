@@ -24,6 +24,8 @@ const WINDOW: u32 = 16_384;
 const BODY: usize = 100;
 /// Requests or connects in flight while a point is made ready.
 const REQUESTS: usize = 128;
+/// Consumers of one connection.
+const CONSUMERS: usize = 500;
 /// A point's time of a message by that of the point before, from which it is a cliff.
 const CLIFF: f64 = 2.0;
 
@@ -162,10 +164,15 @@ async fn consumers(counts: &[usize]) -> Vec<Row> {
     let client = broker.client().await;
     declare(&client, "q").await;
     let mut taking = tokio::task::JoinSet::new();
+    let mut others = Vec::new();
     let mut points = Vec::new();
     for &count in counts {
         while taking.len() < count {
-            let opened = client.consumer("q").prefetch(256).open().await;
+            if taking.len() == others.len() * CONSUMERS {
+                others.push(broker.client().await);
+            }
+            let other = others.last().unwrap_or(&client);
+            let opened = other.consumer("q").prefetch(256).open().await;
             let mut consumer = opened.expect("opens");
             taking.spawn(async move {
                 while let Some(Ok(delivery)) = consumer.recv().await {

@@ -77,7 +77,8 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Publishes one by one under strace: a broker that syncs before it confirms has a sync for each.
+    /// Publishes one by one under strace: a broker that syncs before it confirms has a sync for each. Those of the acks count
+    /// as well, so that what is proven is only that fewer syncs than messages are no promise.
     async fn count_syncs(&mut self, scenario: &Scenario) {
         let Some(running) = &self.running else { return };
         let server = &running.server;

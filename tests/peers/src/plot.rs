@@ -87,7 +87,7 @@ fn panel(out: &mut String, mut y: f64, title: &str, figure: Figure, brokers: &[B
     y += 14.0;
     let _ = writeln!(
         out,
-        "<text x=\"12\" y=\"{y}\" font-weight=\"600\" fill=\"{INK}\">{title}<tspan font-weight=\"400\" fill=\"{FAINT}\"> {unit}</tspan></text>"
+        "<text x=\"12\" y=\"{y}\" font-weight=\"600\" fill=\"{INK}\">{title}<tspan dx=\"8\" font-weight=\"400\" fill=\"{FAINT}\">{unit}</tspan></text>"
     );
     for promise in [Promise::Synced, Promise::NotSynced] {
         let mut of_it: Vec<&BrokerFigures> = brokers.iter().filter(|b| b.promise == promise).collect();

@@ -42,7 +42,7 @@ pub(crate) struct BrokerFigures {
     pub(crate) broker: String,
     pub(crate) title: String,
     pub(crate) promise: Promise,
-    /// Sync calls while messages were published one by one, each once the one before was confirmed.
+    /// Sync calls while messages were published one by one, each once the one before was confirmed, and then consumed.
     pub(crate) syncs: Option<Syncs>,
     /// Medians; `None` when a round failed.
     pub(crate) median: Option<Round>,

@@ -28,8 +28,8 @@ pub(crate) fn page(results: &Results, rows: &[Row]) -> String {
         for (title, figure) in &row.lines {
             let _ = writeln!(
                 out,
-                "**{title}** (`{}`, {}, median of {})\n",
-                row.name, measured.date, measured.rounds
+                "**{title}** (`{}`, {}, median of {} turns of {} s)\n",
+                row.name, measured.date, measured.rounds, measured.seconds
             );
             let _ = writeln!(out, "{}", table(&measured.brokers, *figure));
         }
@@ -42,11 +42,12 @@ fn intro(results: &Results) -> String {
     let versions: String = versions.iter().map(|version| format!("- {version}\n")).collect();
     format!(
         "# Side by side\n\n\
-         `make peers` wrote this page. One load generator, the same scenarios, each broker on loopback with an empty \
-         folder; brokers take turns within a row. *Syncs* are the sync calls of the server, counted with strace, while 50 \
-         messages were published one by one, each once the one before was confirmed: where there are fewer than 50, a \
-         confirm does not mean that the message is on disk. *CPU* is the server's, for a message from its publish to its ack. \
-         *Memory* is the peak of the row. Every confirmed message arrived, or there is no figure.\n\n\
+         `make peers` wrote this page; `make peers PEERS='--rows NAME'` repeats a row. One load generator, the same \
+         scenarios, each broker on loopback with an empty folder; brokers take turns within a row. *Syncs* are the sync \
+         calls of the server, counted with strace, while 50 messages were published one by one, each once the one \
+         before was confirmed, and then consumed: where there are fewer than 50, a confirm does not mean that the \
+         message is on disk. *CPU* is the server's, for a message from its publish to its ack. *Memory* is the peak of \
+         the row. Every confirmed message arrived, or there is no figure.\n\n\
          {}\n\n{versions}",
         results.machine
     )

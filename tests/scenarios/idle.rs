@@ -2,12 +2,41 @@
 
 use std::time::Duration;
 
-use pointsman_sdk::{BindingSpec, ExchangeSpec, QueueSpec};
+use pointsman_protocol::limits::STREAMS_MAX;
+use pointsman_sdk::{BindingSpec, ExchangeSpec, Message, QueueSpec};
 use pointsman_tests::{Broker, proc};
 
-use crate::{publish, take_all};
+use crate::{publish, soon, take_all};
 
 const MIB: u64 = 1024 * 1024;
+
+#[tokio::test]
+async fn an_idle_connection_takes_little_memory() {
+    let broker = Broker::start();
+    let first = broker.client().await;
+    let before = proc::rss(broker.pid());
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(broker.client().await);
+    }
+    let each = (proc::rss(broker.pid()) - before) / 200 / 1024;
+    assert!(each < 200, "{each} KiB for each connection");
+    first.close().await;
+}
+
+#[tokio::test]
+async fn a_connection_may_open_as_many_streams_as_the_limit_says() {
+    let broker = Broker::start();
+    let client = broker.client().await;
+    client.declare_queue(QueueSpec::new("q")).await.unwrap();
+    let mut publishers = Vec::new();
+    for _ in 0..STREAMS_MAX {
+        publishers.push(soon(client.publisher("")).await.unwrap());
+    }
+    let last = publishers.last().unwrap();
+    let confirmed = last.publish(Message::new("x").key("q")).await.unwrap();
+    assert!(soon(confirmed).await.unwrap().is_success());
+}
 
 #[tokio::test]
 async fn an_idle_broker_with_100_queues_is_small_and_uses_no_cpu() {

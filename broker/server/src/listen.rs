@@ -69,7 +69,7 @@ fn transport() -> TransportConfig {
     mtu.upper_bound(UDP_PAYLOAD_MAX);
     let mut transport = TransportConfig::default();
     transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(pointsman_protocol::limits::STREAMS_MAX + 1))
+        .max_concurrent_bidi_streams(session::allowed_streams(session::FIRST_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW))

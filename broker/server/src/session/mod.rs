@@ -13,6 +13,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use pointsman_core::{ConnectionId, Input};
 use pointsman_protocol::frame::Kind;
+use pointsman_protocol::limits::STREAMS_MAX;
 use pointsman_protocol::{ErrorBody, ErrorCode};
 use pointsman_router_host::{Host, Routes};
 use pointsman_store::Store;
@@ -24,6 +25,15 @@ use crate::backup::Backups;
 use crate::config::Config;
 use crate::mailbox::{Mail, Mailbox};
 use framing::{FrameReader, FrameWriter, StreamEnd};
+
+/// Publishers and consumers a client may open at first. QUIC keeps some 70 bytes for each that it allows, open or not, so a
+/// connection is allowed twice as many whenever it has opened half of them, up to [`STREAMS_MAX`].
+pub(crate) const FIRST_STREAMS: u32 = 32;
+
+/// As QUIC counts: the control stream is one more.
+pub(crate) fn allowed_streams(allowed: u32) -> VarInt {
+    VarInt::from_u32(allowed + 1)
+}
 
 /// What all sessions share.
 pub(crate) struct Shared {
@@ -136,12 +146,17 @@ impl Session {
     async fn accept_streams(self: &Arc<Self>) -> StreamEnd {
         let mut draining = self.shared.draining.clone();
         let mut streams = JoinSet::new();
+        let mut allowed = FIRST_STREAMS;
         loop {
             tokio::select! {
                 accepted = self.connection.accept_bi() => match accepted {
                     Ok((send, recv)) => {
                         let session = self.clone();
                         streams.spawn(async move { session.serve_stream(send, recv).await });
+                        if streams.len() >= allowed as usize / 2 && allowed < STREAMS_MAX {
+                            allowed = (allowed * 2).min(STREAMS_MAX);
+                            self.connection.set_max_concurrent_bi_streams(allowed_streams(allowed));
+                        }
                     }
                     Err(error) => return StreamEnd::Lost(error.to_string()),
                 },

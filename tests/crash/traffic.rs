@@ -15,8 +15,15 @@ use crate::ledger::{Ledger, Line};
 pub(crate) const EXCHANGE: &str = "crash";
 /// The queues that each get every message.
 pub(crate) const QUEUES: [&str; 2] = ["left", "right"];
-/// How many publish at once.
-pub(crate) const PUBLISHERS: usize = 2;
+/// How many publish at once: one plainly, one what would expire some day, one what comes later.
+pub(crate) const PUBLISHERS: usize = 3;
+const EXPIRING: usize = 1;
+const DELAYED: usize = 2;
+
+/// How long a message of [`DELAYED`] waits. The same for all of them, so that their order holds.
+const DELAY: Duration = Duration::from_millis(100);
+/// How long a message of [`EXPIRING`] may wait, which none does.
+const EXPIRATION: Duration = Duration::from_secs(3_600);
 
 /// Messages a publisher may have unconfirmed.
 const WINDOW: u32 = 256;
@@ -94,7 +101,7 @@ impl Traffic {
 async fn wait_until_empty(client: &Client, queue: &str) {
     loop {
         let info = client.queue(queue).await.expect("the queue is there");
-        if info.ready + info.unsettled == 0 {
+        if info.ready + info.unsettled + info.delayed == 0 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -129,7 +136,7 @@ async fn publish(client: Client, publisher: usize, ledger: Ledger, stopping: Arc
         // Before it is sent: what the ledger does not have must never be delivered.
         ledger.write(Line::Sent { publisher, number });
         let confirmation = stream
-            .publish(Message::new(body(publisher, number)))
+            .publish(message(publisher, number))
             .await
             .expect("the client stays");
         sender
@@ -156,6 +163,15 @@ async fn consume(mut consumer: Consumer, queue: usize, ledger: Ledger, mut drain
             redelivered,
         });
         delivery.ack();
+    }
+}
+
+fn message(publisher: usize, number: u64) -> Message {
+    let message = Message::new(body(publisher, number));
+    match publisher {
+        EXPIRING => message.expiration(EXPIRATION),
+        DELAYED => message.delay(DELAY),
+        _ => message,
     }
 }
 

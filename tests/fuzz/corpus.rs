@@ -38,6 +38,7 @@ fn full_message() -> MessageMeta<'static> {
         message_id: Some("m-1"),
         timestamp: Some(1_700_000_000_000),
         expiration: Some(60_000),
+        delay: Some(5_000),
         content_type: Some("application/json"),
         content_encoding: Some("gzip"),
         correlation_id: Some("c"),

@@ -2,8 +2,10 @@
 //! checks everything that comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 
 use pointsman_core::commit::Place;
+use pointsman_core::input::Times;
 use pointsman_core::{Chunk, ConsumerId, QueueId};
 use pointsman_protocol::admin::{QueueKind, QueueSpec};
 use pointsman_protocol::consume::Settlement;
@@ -27,6 +29,25 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) delivered: bool,
     pub(crate) count: u32,
+    /// When it expires.
+    pub(crate) deadline: Option<u64>,
+    /// Whether the broker knows that this is over, though a consumer has it.
+    overdue: bool,
+    /// The turn in which it came.
+    turn: u64,
+}
+
+/// A message on its way to a queue.
+#[derive(Clone, Debug)]
+struct Delayed {
+    /// When it enters.
+    at: u64,
+    uid: Uid,
+    len: usize,
+    /// When it expires.
+    deadline: Option<u64>,
+    /// The turn in which it was published.
+    turn: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -35,6 +56,13 @@ pub(crate) struct ModelQueue {
     pub(crate) entries: Vec<Entry>,
     /// Requests to purge below a position, oldest first.
     pub(crate) purges: Vec<usize>,
+    ttl: Option<u64>,
+    /// How many messages expired since the broker started.
+    pub(crate) expired: u64,
+    /// How many of them a purge may have taken before.
+    pub(crate) unsure: u64,
+    /// Delayed messages that were over when they came.
+    too_late: BTreeSet<Uid>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +83,12 @@ pub(crate) struct Model {
     pub(crate) queues: BTreeMap<QueueId, ModelQueue>,
     pub(crate) streams: BTreeMap<QueueId, ModelStream>,
     pub(crate) consumers: BTreeMap<ConsumerId, ModelConsumer>,
+    /// By queue, in the order in which they were published.
+    delayed: BTreeMap<QueueId, Vec<Delayed>>,
+    /// What expired when it came back, or in a broker that died, until the world takes note.
+    pub(crate) gone: Vec<(QueueId, Uid)>,
+    /// The turn that goes on.
+    pub(crate) turn: u64,
 }
 
 impl ModelQueue {
@@ -64,6 +98,28 @@ impl ModelQueue {
 
     fn next(&self) -> Option<usize> {
         self.entries.iter().position(|entry| entry.state == State::Ready)
+    }
+
+    fn push(&mut self, uid: Uid, deadline: Option<u64>, turn: u64) {
+        self.entries.push(Entry {
+            uid,
+            state: State::Ready,
+            delivered: false,
+            count: 0,
+            deadline,
+            overdue: false,
+            turn,
+        });
+    }
+
+    fn holds(&self, uid: Uid) -> bool {
+        self.entries.iter().any(|entry| entry.uid == uid) || self.too_late.contains(&uid)
+    }
+
+    fn expire(&mut self, position: usize) {
+        self.entries[position].state = State::Settled;
+        self.expired += 1;
+        self.unsure += u64::from(self.purges.iter().any(|below| position < *below));
     }
 }
 
@@ -75,6 +131,10 @@ impl Model {
                     durable: spec.durable,
                     entries: Vec::new(),
                     purges: Vec::new(),
+                    ttl: spec.message_ttl_ms,
+                    expired: 0,
+                    unsure: 0,
+                    too_late: BTreeSet::new(),
                 });
             }
             QueueKind::Stream(retention) => {
@@ -88,35 +148,118 @@ impl Model {
         self.queues.contains_key(&queue) || self.streams.contains_key(&queue)
     }
 
-    /// A message was taken for the first time; `len` is that of its metadata and body.
-    pub(crate) fn publish(&mut self, uid: Uid, len: usize, targets: &BTreeSet<QueueId>) {
-        for queue in targets {
-            if let Some(stream) = self.streams.get_mut(queue) {
-                stream.publish(uid, len);
-            }
-            let Some(queue) = self.queues.get_mut(queue) else {
-                continue;
-            };
-            assert!(
-                queue.entries.iter().all(|entry| entry.uid != uid),
-                "{uid:?} is stored twice"
-            );
-            queue.entries.push(Entry {
-                uid,
-                state: State::Ready,
-                delivered: false,
-                count: 0,
+    /// A message was taken at `now` for the first time; `len` is that of its metadata and body.
+    pub(crate) fn publish(
+        &mut self,
+        uid: Uid,
+        len: usize,
+        times: Times,
+        now: u64,
+        targets: &BTreeSet<QueueId>,
+    ) {
+        for &id in targets {
+            assert_ne!(self.holds(uid, id), Some(true), "{uid:?} is stored twice");
+            let at = now + times.delay.map_or(0, NonZeroU64::get);
+            let ttl = self.queues.get(&id).and_then(|queue| {
+                let own = times.expiration.map(NonZeroU64::get);
+                own.into_iter().chain(queue.ttl).min()
             });
+            let deadline = ttl.map(|ttl| at + ttl);
+            if times.delay.is_some() {
+                let delayed = self.delayed.entry(id).or_default();
+                delayed.push(Delayed {
+                    at,
+                    uid,
+                    len,
+                    deadline,
+                    turn: self.turn,
+                });
+            } else if let Some(stream) = self.streams.get_mut(&id) {
+                stream.publish(uid, len);
+            } else if let Some(queue) = self.queues.get_mut(&id) {
+                queue.push(uid, deadline, self.turn);
+            }
         }
     }
 
-    /// Whether a message was ever put into a durable queue that is still there.
+    pub(crate) fn delayed(&self, queue: QueueId) -> u64 {
+        self.delayed.get(&queue).map_or(0, |delayed| delayed.len() as u64)
+    }
+
+    /// Of the delayed messages of a queue only so many are left: the others entered it, in the order of their times.
+    /// Returns those that expired on the way.
+    pub(crate) fn enter(&mut self, id: QueueId, left: u64, now: u64) -> Vec<Uid> {
+        let mut delayed = self.delayed.remove(&id).unwrap_or_default();
+        // What was published in this turn is looked at in the next one.
+        delayed.sort_by_key(|delayed| (delayed.turn == self.turn, delayed.at));
+        let entering = delayed.len() as u64 - left;
+        let mut late = Vec::new();
+        for Delayed {
+            at,
+            uid,
+            len,
+            deadline,
+            turn,
+        } in delayed.drain(..entering as usize)
+        {
+            assert!(at <= now && turn < self.turn, "{uid:?} enters {id:?} too early");
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.publish(uid, len);
+            } else if let Some(queue) = self.queues.get_mut(&id) {
+                if deadline.is_some_and(|deadline| deadline <= now) {
+                    queue.expired += 1;
+                    queue.too_late.insert(uid);
+                    late.push(uid);
+                } else {
+                    queue.push(uid, deadline, self.turn);
+                }
+            }
+        }
+        if !delayed.is_empty() {
+            self.delayed.insert(id, delayed);
+        }
+        late
+    }
+
+    /// The broker did all that was due at `now` before it handed out anything in this turn: what came in earlier turns
+    /// and is over is gone. Returns what that was.
+    pub(crate) fn expire(&mut self, id: QueueId, now: u64) -> Vec<Uid> {
+        let delayed = self.delayed.get(&id).into_iter().flatten();
+        assert!(
+            delayed.clone().all(|delayed| delayed.at > now),
+            "{id:?} is late at {now}: {:?}",
+            delayed.collect::<Vec<_>>()
+        );
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return Vec::new();
+        };
+        let mut expired = Vec::new();
+        for position in 0..queue.entries.len() {
+            let entry = &mut queue.entries[position];
+            if entry.turn == self.turn || entry.deadline.is_none_or(|deadline| deadline > now) {
+                continue;
+            }
+            match entry.state {
+                State::Ready => {
+                    expired.push(entry.uid);
+                    queue.expire(position);
+                }
+                State::Out => entry.overdue = true,
+                State::Settled => {}
+            }
+        }
+        expired
+    }
+
+    /// Whether a message was ever put into a durable queue that is still there, or is on its way to it.
     pub(crate) fn holds(&self, uid: Uid, queue: QueueId) -> Option<bool> {
+        let mut delayed = self.delayed.get(&queue).into_iter().flatten();
+        let is_delayed = delayed.any(|delayed| delayed.uid == uid);
         if let Some(stream) = self.streams.get(&queue) {
-            return Some(stream.holds(uid));
+            return Some(is_delayed || stream.holds(uid));
         }
         let queue = self.queues.get(&queue)?;
-        Some(queue.entries.iter().any(|entry| entry.uid == uid))
+        Some(is_delayed || queue.holds(uid))
     }
 
     /// A reader of a stream is told where it starts.
@@ -140,7 +283,8 @@ impl Model {
         (uid, len): (Uid, usize),
         (redelivered, count): (bool, u32),
         place: Option<Place>,
-    ) {
+        now: u64,
+    ) -> Vec<(QueueId, Uid)> {
         let consumer = self
             .consumers
             .get_mut(&id)
@@ -163,11 +307,19 @@ impl Model {
             if !consumer.no_ack {
                 consumer.out.insert(tag, cursor);
             }
-            return;
+            return Vec::new();
         }
         assert_eq!(place, None);
-        let queue = self.queues.get_mut(&consumer.queue).expect("the queue is there");
-        let next = queue.next().expect("something is ready");
+        let id = consumer.queue;
+        let queue = self.queues.get_mut(&id).expect("the queue is there");
+        let mut next = queue.next().expect("something is ready");
+        // A broker that could not do all that is due at once may have done some of it.
+        let mut expired = Vec::new();
+        while queue.entries[next].uid != uid && queue.entries[next].deadline.is_some_and(|at| at <= now) {
+            expired.push((id, queue.entries[next].uid));
+            queue.expire(next);
+            next = queue.next().expect("something is ready");
+        }
         let entry = &mut queue.entries[next];
         assert_eq!(entry.uid, uid, "the oldest ready message goes first");
         assert_eq!(
@@ -185,6 +337,7 @@ impl Model {
             entry.state = State::Out;
             consumer.out.insert(tag, next);
         }
+        expired
     }
 
     /// Settles tags if all of them are out.
@@ -205,13 +358,17 @@ impl Model {
         true
     }
 
-    fn set(&mut self, queue: QueueId, entry: usize, how: Settlement) {
-        let Some(queue) = self.queues.get_mut(&queue) else {
+    fn set(&mut self, id: QueueId, entry: usize, how: Settlement) {
+        let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
         let entry = &mut queue.entries[entry];
         assert_eq!(entry.state, State::Out);
-        if how == Settlement::Requeue {
+        if how == Settlement::Requeue && entry.overdue {
+            entry.state = State::Settled;
+            queue.expired += 1;
+            self.gone.push((id, entry.uid));
+        } else if how == Settlement::Requeue {
             entry.state = State::Ready;
             entry.count += 1;
         } else {
@@ -232,28 +389,39 @@ impl Model {
         self.consumers.retain(|_, consumer| consumer.queue != queue);
         self.queues.remove(&queue);
         self.streams.remove(&queue);
+        self.delayed.remove(&queue);
     }
 
-    /// The oldest purge of a queue is done.
-    pub(crate) fn purged(&mut self, queue: QueueId) -> Option<u64> {
+    /// The oldest purge of a queue is done and removed so many. What expired while it went on counts as either.
+    pub(crate) fn purged(&mut self, queue: QueueId, removed: u64, now: u64) {
         if let Some(stream) = self.streams.get_mut(&queue) {
-            return Some(stream.purged());
+            return assert_eq!(stream.purged(), removed);
         }
-        let queue = self.queues.get_mut(&queue)?;
+        let queue = self.queues.get_mut(&queue).expect("the queue is there");
         let below = queue.purges.remove(0);
-        let mut removed = 0;
+        let (mut ready, mut over) = (0, 0);
         for entry in &mut queue.entries[..below] {
             if entry.state == State::Ready {
                 entry.state = State::Settled;
-                removed += 1;
+                ready += 1;
+                over += u64::from(entry.deadline.is_some_and(|deadline| deadline <= now));
             }
         }
-        Some(removed)
+        assert!(
+            (ready - over..=ready + queue.unsure).contains(&removed),
+            "{removed} were purged: {ready} ready, {over} of them over, {} expired meanwhile",
+            queue.unsure
+        );
+        queue.expired = queue.expired + ready - removed;
+        queue.unsure = queue.unsure.saturating_sub(removed.saturating_sub(ready));
+        if queue.purges.is_empty() {
+            queue.unsure = 0;
+        }
     }
 
     /// What a crash leaves of it: consumers and transient queues are gone, what was out is ready again, and a purge
     /// stands where the store says.
-    pub(crate) fn crash(&mut self, store: &SimStore) {
+    pub(crate) fn crash(&mut self, store: &SimStore, now: u64) {
         self.consumers.clear();
         for (id, stream) in &mut self.streams {
             stream.crash();
@@ -264,10 +432,17 @@ impl Model {
             assert_eq!(state, (stream.head as u64, stream.entries.len() as u64));
         }
         self.queues.retain(|_, queue| queue.durable);
+        let (queues, streams) = (&self.queues, &self.streams);
+        self.delayed
+            .retain(|id, _| queues.contains_key(id) || streams.contains_key(id));
         for (&id, queue) in &mut self.queues {
             let below = queue.purges.drain(..).max().unwrap_or(0);
+            (queue.expired, queue.unsure) = (0, 0);
             for (position, entry) in queue.entries.iter_mut().enumerate() {
-                if position < below && store.is_settled(id, position as u64) {
+                entry.overdue = false;
+                let may_be_over = position < below || entry.deadline.is_some_and(|deadline| deadline <= now);
+                if may_be_over && store.is_settled(id, position as u64) {
+                    self.gone.push((id, entry.uid));
                     entry.state = State::Settled;
                     entry.delivered = true;
                 }

@@ -1,10 +1,12 @@
 //! A store of plain maps. It is strict: a record that does not fit what is there fails the run.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use pointsman_core::catalog::{Definition, DefinitionKey};
 use pointsman_core::commit::{IdentityState, IndexEntry, QueueState};
+use pointsman_core::due::{DueEntry, DueKey};
 use pointsman_core::{
     Chunk, Lane, Offset, Position, PublisherIdentity, QueueId, Record, References, Restored,
 };
@@ -17,6 +19,9 @@ pub(crate) struct SimStore {
     pub(crate) states: BTreeMap<QueueId, QueueState>,
     pub(crate) acks: BTreeMap<(QueueId, u64), RoaringBitmap>,
     pub(crate) attempts: BTreeMap<(QueueId, Position), u32>,
+    pub(crate) due: BTreeMap<DueKey, DueEntry>,
+    /// How many messages of a queue are delayed.
+    pub(crate) delayed: BTreeMap<QueueId, u64>,
     identities: BTreeMap<PublisherIdentity, IdentityState>,
     definitions: BTreeMap<DefinitionKey, Definition>,
     next_offsets: [Offset; 2],
@@ -112,6 +117,26 @@ impl SimStore {
                     old.expect("attempts that are there are removed");
                 }
             },
+            Record::Due {
+                key,
+                entry: Some(entry),
+            } => {
+                assert!(entry.is_valid(&key), "{key:?} {entry:?}");
+                let old = self.due.insert(key, entry);
+                assert_eq!(old, None, "an entry is written once");
+            }
+            Record::Due { key, entry: None } => {
+                self.due.remove(&key);
+            }
+            Record::Delayed { queue, count } => match count {
+                Some(count) => {
+                    self.delayed.insert(queue, count);
+                }
+                None => {
+                    let old = self.delayed.remove(&queue);
+                    old.expect("a count that is there is removed");
+                }
+            },
             Record::Identity { identity, state } => match state {
                 Some(state) => {
                     self.identities.insert(identity, state);
@@ -159,6 +184,21 @@ impl SimStore {
             .collect()
     }
 
+    /// At most `entries_max` entries, so that an answer may be less than was asked.
+    pub(crate) fn read_due(
+        &self,
+        of: Option<QueueId>,
+        after: DueKey,
+        entries_max: usize,
+    ) -> Vec<(DueKey, DueEntry)> {
+        let behind = self.due.range((Bound::Excluded(after), Bound::Unbounded));
+        let entries = behind.filter(|(key, _)| of.is_none_or(|of| key.queue == of));
+        entries
+            .take(entries_max)
+            .map(|(key, entry)| (*key, entry.clone()))
+            .collect()
+    }
+
     pub(crate) fn read_chunk(&self, lane: Lane, base: Offset) -> Option<Arc<Chunk>> {
         self.chunks.get(&(lane, base)).map(reparsed)
     }
@@ -196,6 +236,7 @@ impl SimStore {
                 .iter()
                 .map(|((queue, position), count)| (*queue, *position, *count))
                 .collect(),
+            delayed: self.delayed.clone().into_iter().collect(),
             identities: self.identities.clone().into_iter().collect(),
             next_offsets: self.next_offsets,
         }

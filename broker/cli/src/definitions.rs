@@ -62,6 +62,9 @@ pub(crate) struct Queue {
     /// As `queue declare --fsync` takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fsync: Option<String>,
+    /// How long messages may wait in it before they expire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) message_ttl_ms: Option<u64>,
     /// Makes it a stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) stream: Option<Stream>,
@@ -184,6 +187,7 @@ impl From<QueueSpec> for Queue {
             durable: spec.durable,
             auto_delete: spec.auto_delete,
             fsync: spec.fsync.map(|fsync| fsync.to_string()),
+            message_ttl_ms: spec.message_ttl_ms,
             stream: spec.kind.retention().map(|retention| Stream {
                 max_age_ms: retention.max_age_ms,
                 max_bytes: retention.max_bytes,
@@ -208,6 +212,7 @@ impl Queue {
             auto_delete: self.auto_delete,
             fsync: fsync.map_err(|error: ParseFsyncError| error.to_string())?,
             kind: kind.unwrap_or_default(),
+            message_ttl_ms: self.message_ttl_ms,
             ..QueueSpec::new(self.name.clone())
         })
     }
@@ -306,9 +311,17 @@ pub(crate) fn bytes(base64: &str) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use pointsman_protocol::Fsync;
 
     use super::*;
+
+    fn large() -> QueueSpec {
+        QueueSpec::new("large")
+            .fsync(Fsync::Interval(5))
+            .message_ttl(Duration::from_secs(60))
+    }
 
     fn definitions() -> Definitions {
         let mut binding = BindingSpec::to_queue("orders", "large", "k");
@@ -325,10 +338,7 @@ mod tests {
                 config: String::new(),
                 module: values::base64(b"\0asm"),
             }],
-            queues: vec![
-                QueueSpec::new("large").fsync(Fsync::Interval(5)).into(),
-                QueueSpec::stream("history").max_bytes(5).into(),
-            ],
+            queues: vec![large().into(), QueueSpec::stream("history").max_bytes(5).into()],
             exchanges: vec![ExchangeSpec::new("orders", ExchangeKind::ConsistentHash).into()],
             bindings: vec![binding.into()],
         }])
@@ -343,7 +353,7 @@ mod tests {
             let [vhost] = read.vhosts.as_slice() else {
                 panic!("one vhost")
             };
-            assert_eq!(vhost.queues[0].spec().unwrap().fsync, Some(Fsync::Interval(5)));
+            assert_eq!(vhost.queues[0].spec().unwrap(), large());
             let history = QueueSpec::stream("history").max_bytes(5);
             assert_eq!(vhost.queues[1].spec().unwrap(), history);
             let binding = vhost.bindings[0].spec().unwrap();

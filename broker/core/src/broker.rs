@@ -9,6 +9,7 @@ use pointsman_protocol::{DEFAULT_VHOST, ErrorBody, ErrorCode};
 use crate::commit::{Commit, Effect, Record};
 use crate::consumer::{Consumer, Unsettled};
 use crate::definitions::{Definitions, Loaded};
+use crate::due::Due;
 use crate::ids::*;
 use crate::input::Input;
 use crate::limits::Bounds;
@@ -43,6 +44,7 @@ pub struct Broker {
     pub(crate) streams: BTreeMap<QueueId, Stream>,
     /// When retention of streams is due, in milliseconds since the Unix epoch.
     deadlines: BTreeSet<(u64, QueueId)>,
+    pub(crate) due: Due,
     pub(crate) log: Log,
     pub(crate) bounds: Bounds,
     /// Queues that want a turn, in the order they came to want it.
@@ -51,6 +53,8 @@ pub struct Broker {
     pub(crate) taken: Vec<Unsettled>,
     pub(crate) published: u64,
     delivered: u64,
+    /// Messages that expired in queues that are gone.
+    expired: u64,
 }
 
 /// A connection and what belongs to it.
@@ -87,6 +91,10 @@ pub struct Totals {
     pub published: u64,
     /// Deliveries handed out.
     pub delivered: u64,
+    /// Messages that expired.
+    pub expired: u64,
+    /// Messages that wait for the end of their delay, in each of their queues.
+    pub delayed: u64,
     /// Messages that the store lost: nobody settled them, yet it has no index entry or record of them. Zero unless
     /// the data folder was damaged.
     pub missing: u64,
@@ -122,12 +130,14 @@ impl Broker {
             queues: BTreeMap::new(),
             streams: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            due: Due::new(&bounds),
             log: Log::new([Offset(0); 2], bounds.cache_bytes, bounds.memory_bytes),
             bounds,
             listed: Vec::new(),
             taken: Vec::new(),
             published: 0,
             delivered: 0,
+            expired: 0,
         }
     }
 
@@ -196,6 +206,7 @@ impl Broker {
                 }
                 self.list(queue);
             }
+            Input::DueRead { of, after, entries } => self.due_read(of, after, entries, commit),
             Input::ChunkRead { lane, base, chunk } => {
                 for queue in self.log.chunk_read(lane, base, chunk) {
                     self.list(queue);
@@ -253,6 +264,8 @@ impl Broker {
     /// after what waits in its mailbox.
     pub fn finish(&mut self, now: u64, commit: &mut Commit) -> bool {
         self.log.seal(commit);
+        let more = self.fire(now, commit);
+        self.write_due(now, commit);
         while let Some(&(due, id)) = self.deadlines.first()
             && due <= now
         {
@@ -269,7 +282,7 @@ impl Broker {
         self.log.finish(commit);
         self.publishers.finish(commit);
         self.definitions.finish(commit);
-        !self.listed.is_empty()
+        more || !self.listed.is_empty()
     }
 
     fn queue_turn(&mut self, id: QueueId, commit: &mut Commit) {
@@ -290,6 +303,7 @@ impl Broker {
             if queue.durable() {
                 commit.records.push(Record::QueueGone { queue: id });
             }
+            self.expired += queue.counters.expired;
             self.queues.remove(&id);
         } else if more {
             self.list(id);
@@ -328,9 +342,10 @@ impl Broker {
     }
 
     /// When a turn should be taken though nothing came in, in milliseconds since the Unix epoch: something in a stream
-    /// gets too old.
+    /// gets too old, a delay ends, or a message expires.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.deadlines.first().map(|(due, _)| *due)
+        let retention = self.deadlines.first().map(|(due, _)| *due);
+        [retention, self.due.next()].into_iter().flatten().min()
     }
 
     /// Gives a queue a turn at the end of this one.
@@ -357,6 +372,7 @@ impl Broker {
                 sum.ready += counters.ready;
                 sum.unsettled += counters.unsettled;
                 sum.missing += counters.missing;
+                sum.expired += counters.expired;
                 sum
             });
         let topology = &self.definitions.topology;
@@ -369,6 +385,8 @@ impl Broker {
         totals.identities = self.publishers.identities() as u64;
         totals.published = self.published;
         totals.delivered = self.delivered;
+        totals.expired += self.expired;
+        totals.delayed = self.due.delayed_in_all();
         totals.memory_bytes = self.log.memory_bytes() as u64;
         totals.cache_bytes = self.log.cache_bytes() as u64;
         (totals.cache_hits, totals.cache_misses) = self.log.cache_hits_and_misses();

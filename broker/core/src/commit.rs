@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Definition, DefinitionKey, Digest};
 use crate::chunk::Chunk;
+use crate::due::{DueEntry, DueKey};
 use crate::ids::*;
 use crate::references::References;
 use crate::topology::Topology;
@@ -106,6 +107,21 @@ pub enum Record {
         /// Deliveries so far.
         count: Option<u32>,
     },
+    /// Something is to happen at a time, or with `None` did. To remove what is not there is nothing: an entry may go
+    /// because its messages are settled, and again when it is due.
+    Due {
+        /// Which.
+        key: DueKey,
+        /// What is to happen.
+        entry: Option<DueEntry>,
+    },
+    /// How many messages wait for the end of their delay to enter a durable queue; `None` when none does.
+    Delayed {
+        /// The queue.
+        queue: QueueId,
+        /// Number of messages.
+        count: Option<u64>,
+    },
     /// What a publisher's identity has sent so far; `None` forgets it.
     Identity {
         /// Who.
@@ -129,7 +145,8 @@ pub enum Record {
     },
     /// Nothing is left of a deleted queue: its index, state, ack blocks and attempts go. Deleting the definition
     /// comes first, in an earlier commit when the queue was deep: until this record its state stays, and
-    /// [`Restored`] has it, so that what its messages take in the log is released after a crash as well.
+    /// [`Restored`] has it, so that what its messages take in the log is released after a crash as well. Its due
+    /// entries have their own end.
     QueueGone {
         /// The queue.
         queue: QueueId,
@@ -149,6 +166,9 @@ pub struct IndexEntry {
     pub time: u64,
     /// In a stream, bytes of its messages' metadata and bodies. 0 in a work queue.
     pub bytes: u64,
+    /// In a work queue, when the last of its messages that expire do, in milliseconds since the Unix epoch, so that
+    /// this due entry goes when the messages do; 0 when none expires.
+    pub expires: u64,
 }
 
 impl IndexEntry {
@@ -305,6 +325,15 @@ pub enum Effect {
         /// About how many runs.
         runs_max: usize,
     },
+    /// Read due entries behind a key, of one queue or of all; about `runs_max` runs are enough.
+    ReadDue {
+        /// Which queue; `None` is all.
+        of: Option<QueueId>,
+        /// The entry before the first.
+        after: DueKey,
+        /// About how many runs.
+        runs_max: usize,
+    },
     /// Read a chunk.
     ReadChunk {
         /// The lane.
@@ -339,6 +368,8 @@ pub struct Restored {
     pub ack_blocks: Vec<(QueueId, u64, roaring::RoaringBitmap)>,
     /// Delivery counts of messages that were given back.
     pub attempts: Vec<(QueueId, Position, u32)>,
+    /// How many messages are delayed, of each durable queue that has some; also of deleted queues.
+    pub delayed: Vec<(QueueId, u64)>,
     /// Publishers' identities.
     pub identities: Vec<(PublisherIdentity, IdentityState)>,
     /// The next free offset of each durable lane: queues, streams.

@@ -190,7 +190,7 @@ impl Broker {
                     queue.settle(position, run, count, &mut self.log, commit);
                 }
                 Settlement::Reject => queue.settle(position, run, count, &mut self.log, commit),
-                Settlement::Requeue => queue.give_back(position, run, count, commit),
+                Settlement::Requeue => queue.give_back(position, run, count, &mut self.log, commit),
             }
         }
     }

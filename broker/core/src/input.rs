@@ -1,5 +1,6 @@
 //! What the core is told.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use smallvec::SmallVec;
 use crate::catalog::{UserVerifier, VersionSpec};
 use crate::chunk::Chunk;
 use crate::commit::IndexEntry;
+use crate::due::{DueEntry, DueKey};
 use crate::ids::*;
 
 /// One thing that happened. The driver hands inputs over one at a time, in the order they came.
@@ -118,6 +120,15 @@ pub enum Input {
         /// Entries in order. The first holds `from` or lies behind it; together they may cover less than was asked.
         entries: Vec<IndexEntry>,
     },
+    /// The answer to [`crate::Effect::ReadDue`].
+    DueRead {
+        /// Of which queue, as asked.
+        of: Option<QueueId>,
+        /// Behind which entry, as asked.
+        after: DueKey,
+        /// Entries in order, all of those behind `after` up to the last one; none when there is none.
+        entries: Vec<(DueKey, DueEntry)>,
+    },
     /// The answer to [`crate::Effect::ReadChunk`].
     ChunkRead {
         /// The lane.
@@ -155,6 +166,26 @@ pub enum Verdict {
     Refuse(pointsman_protocol::ErrorBody),
 }
 
+/// What a message's metadata says of time, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// How long after its publish it enters its queues; `None` is at once.
+    pub delay: Option<NonZeroU64>,
+    /// How long after that it leaves the work queues where it still waits.
+    pub expiration: Option<NonZeroU64>,
+}
+
+impl Times {
+    /// As metadata has them. No delay and a delay of 0 are the same; an expiration of 0 does not pass the scan of
+    /// metadata.
+    pub fn new(delay: Option<u64>, expiration: Option<u64>) -> Times {
+        Times {
+            delay: delay.and_then(NonZeroU64::new),
+            expiration: expiration.and_then(NonZeroU64::new),
+        }
+    }
+}
+
 /// One form of a message and the queues that get it. A message that no router changed has one copy, whatever the
 /// number of its queues.
 #[derive(Clone, Debug)]
@@ -166,6 +197,8 @@ pub struct MessageCopy {
     /// Whether a confirm promises that durable queues have it on disk. They write it there either way, so that a
     /// deep queue needs no memory; a message that is not persistent just waits for no sync.
     pub persistent: bool,
+    /// When it enters its queues and how long it may wait there.
+    pub times: Times,
     /// The exchange it was published to.
     pub exchange: ExchangeId,
     /// The router version that decided, if one did.

@@ -16,6 +16,7 @@ mod publish;
 mod publisher;
 mod definitions;
 mod log;
+pub mod due;
 mod queue;
 mod stream;
 mod consume;

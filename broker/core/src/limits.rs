@@ -57,8 +57,13 @@ pub const STREAM_PAGE_RUNS: usize = 128;
 pub const STREAM_CHUNKS_AHEAD: usize = 4;
 /// How long a stream keeps messages at most beyond their age, in milliseconds, so that old ones go together.
 pub const RETENTION_STEP_MS: u64 = 1_000;
-/// Index runs a purge, retention or the deletion of a queue works off in one turn.
+/// Index runs a purge, retention or the deletion of a queue works off in one turn, and runs of due entries.
 pub const PURGE_RUNS_PER_TURN: usize = 16 * 1_024;
+/// Runs of due entries of durable queues that are kept in memory, the nearest ones.
+pub const DUE_PAGE_RUNS: usize = 16 * 1_024;
+/// Most runs of due entries of transient queues, over all of them; their publishes are refused beyond. A run is of
+/// messages in a row with the same deadline.
+pub const DUE_MEMORY_RUNS: usize = 256 * 1_024;
 
 /// The bounds that say how much of the queues is in memory and how long a turn is. Tests make them tiny, so that a
 /// few messages reach every path; everyone else takes the default.
@@ -74,6 +79,10 @@ pub struct Bounds {
     pub deliveries_per_turn: usize,
     /// As [`PURGE_RUNS_PER_TURN`].
     pub purge_runs_per_turn: usize,
+    /// As [`DUE_PAGE_RUNS`].
+    pub due_page_runs: usize,
+    /// As [`DUE_MEMORY_RUNS`].
+    pub due_memory_runs: usize,
     /// What a confirm promises of queues that have no setting of their own.
     pub fsync: Fsync,
 }
@@ -86,6 +95,8 @@ impl Default for Bounds {
             memory_bytes: MEMORY_LANE_BYTES,
             deliveries_per_turn: DELIVERIES_PER_TURN,
             purge_runs_per_turn: PURGE_RUNS_PER_TURN,
+            due_page_runs: DUE_PAGE_RUNS,
+            due_memory_runs: DUE_MEMORY_RUNS,
             fsync: Fsync::Always,
         }
     }

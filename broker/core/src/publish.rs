@@ -8,8 +8,9 @@ use smallvec::SmallVec;
 
 use crate::broker::Broker;
 use crate::commit::{Commit, strongest};
+use crate::due::shorter;
 use crate::ids::{ConnectionId, Lane, PublisherId, PublisherIdentity, QueueId};
-use crate::input::{MessageCopy, Publish, Verdict};
+use crate::input::{MessageCopy, Publish, Times, Verdict};
 
 /// The queues a copy goes to, by lane.
 #[derive(Default)]
@@ -94,7 +95,7 @@ impl Broker {
         }
     }
 
-    /// Puts each copy into its queues, all of them or, when the memory lane is full, none. Returns how many queues
+    /// Puts each copy into its queues, all of them or, when memory for transient queues is full, none. Returns how many queues
     /// have it.
     fn place(
         &mut self,
@@ -104,14 +105,25 @@ impl Broker {
         commit: &mut Commit,
     ) -> Result<u32, ErrorBody> {
         let lanes: SmallVec<[Lanes; 1]> = copies.iter().map(|copy| self.lanes_of(copy)).collect();
-        let in_memory = copies
+        let mut in_memory = copies
             .iter()
             .zip(&lanes)
             .filter(|(_, to)| !to.transient.is_empty());
-        let len: usize = in_memory.map(|(copy, _)| copy.content.len()).sum();
+        let len: usize = in_memory.clone().map(|(copy, _)| copy.content.len()).sum();
         if lanes.iter().any(|to| !to.transient.is_empty()) && !self.log.has_memory_for(len) {
             let limit = self.bounds.memory_bytes;
             let message = format!("transient queues hold {limit} bytes, the limit MEMORY_LANE_BYTES");
+            let error = ErrorBody::new(ErrorCode::LimitReached, message);
+            return Err(error.hint("consume from them, or declare durable queues"));
+        }
+        if self.due.is_memory_full()
+            && in_memory.any(|(copy, to)| self.uses_due_memory(copy, to))
+            && !self.make_due_memory(now)
+        {
+            let limit = self.bounds.due_memory_runs;
+            let message = format!(
+                "transient queues have {limit} runs of messages that are delayed or expire, the limit DUE_MEMORY_RUNS"
+            );
             let error = ErrorBody::new(ErrorCode::LimitReached, message);
             return Err(error.hint("consume from them, or declare durable queues"));
         }
@@ -128,6 +140,16 @@ impl Broker {
             }
         }
         Ok(count_distinct(&lanes))
+    }
+
+    /// Whether a copy's place in transient queues takes a due entry.
+    fn uses_due_memory(&self, copy: &MessageCopy, to: &Lanes) -> bool {
+        let expires = |id| {
+            self.queues
+                .get(id)
+                .is_some_and(|queue| queue.message_ttl.is_some())
+        };
+        copy.times != Times::default() || to.transient.iter().any(expires)
     }
 
     /// The queues of a copy that are still there.
@@ -164,8 +186,23 @@ impl Broker {
         }
         let references = queues.len() as u32;
         let run = self.log.append(lane, copy, references, now, commit);
+        let Times { delay, expiration } = copy.times;
+        if let Some(delay) = delay {
+            let at = now.saturating_add(delay.get());
+            for &id in queues {
+                let queue = self.queues.get(&id);
+                // Streams ignore expiration: they have retention.
+                let expiration = queue.and_then(|queue| shorter(expiration, queue.message_ttl));
+                self.due.delay(at, id, run, copy.content.len() as u64, expiration);
+            }
+            return;
+        }
         for &id in queues {
             if let Some(queue) = self.queues.get_mut(&id) {
+                if let Some(after) = shorter(expiration, queue.message_ttl) {
+                    let at = now.saturating_add(after.get());
+                    self.due.expire(at, id, queue.tail(), run);
+                }
                 queue.push(run);
             } else if let Some(stream) = self.streams.get_mut(&id) {
                 stream.push(run, copy.content.len());

@@ -7,6 +7,8 @@ use pointsman_protocol::admin::{BindingSpec, Destination, Retention};
 use crate::broker::Broker;
 use crate::catalog::{Definition, DefinitionKey, NextIds};
 use crate::commit::{QueueState, Restored};
+use crate::definitions::message_ttl;
+use crate::due::Due;
 use crate::ids::*;
 use crate::limits::Bounds;
 use crate::log::Log;
@@ -74,6 +76,7 @@ impl Broker {
             queues,
             ack_blocks,
             attempts,
+            delayed,
             identities,
             next_offsets,
         } = restored;
@@ -94,6 +97,11 @@ impl Broker {
                 .insert(position.0, count);
         }
         broker.restore_queues(stored)?;
+        broker.due = Due::restored(&bounds, delayed.into_iter().collect());
+        let declared = &broker.definitions.topology.queues;
+        broker
+            .due
+            .restore_sweeps(|queue| declared.contains_key(&queue), &mut broker.log);
         for (identity, state) in identities {
             broker.publishers.restore(identity, state);
         }
@@ -294,6 +302,7 @@ impl Broker {
                 continue;
             }
             let mut queue = Queue::restore(id, state, &blocks, attempts, page_runs).map_err(wrong)?;
+            queue.message_ttl = declared.and_then(|queue| message_ttl(&queue.spec));
             match sync {
                 Some(sync) => queue.sync = sync,
                 None => queue.delete(),

@@ -185,7 +185,7 @@ fn in_place(
         Err(refusal) => return refused(message.sequence, refusal),
     };
     decide(&scanned, &mut queues);
-    let persistent = scanned.persistent;
+    let (persistent, times) = (scanned.persistent, scanned.times());
     let mut copies = SmallVec::new();
     each_once(&mut queues);
     if !queues.is_empty() {
@@ -193,6 +193,7 @@ fn in_place(
             content: message.content,
             meta_len: message.meta_len,
             persistent,
+            times,
             exchange,
             decided_by: None,
             queues,

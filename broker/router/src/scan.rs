@@ -3,7 +3,9 @@
 //! The layout is postcard's of [`MessageMeta`](pointsman_protocol::MessageMeta), which `tests` holds this against:
 //! strings and bytes behind a LEB128 length, options behind a 0 or a 1, enum variants by a LEB128 number.
 
+use pointsman_core::input::Times;
 use pointsman_protocol::limits::{HEADERS_MAX, KEY_MAX};
+use pointsman_protocol::message::check_times;
 use pointsman_protocol::{ErrorBody, ErrorCode, Value};
 
 /// Valid metadata, borrowed; headers are read when asked for.
@@ -15,6 +17,7 @@ pub struct Scanned<'a> {
     pub(crate) message_id: Option<&'a str>,
     pub(crate) timestamp: Option<u64>,
     pub(crate) expiration: Option<u64>,
+    pub(crate) delay: Option<u64>,
     pub(crate) content_type: Option<&'a str>,
     pub(crate) content_encoding: Option<&'a str>,
     pub(crate) correlation_id: Option<&'a str>,
@@ -24,6 +27,11 @@ pub struct Scanned<'a> {
 }
 
 impl<'a> Scanned<'a> {
+    /// When it enters its queues and leaves them.
+    pub(crate) fn times(&self) -> Times {
+        Times::new(self.delay, self.expiration)
+    }
+
     /// The headers in the order they were given.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
         let mut cursor = self.headers;
@@ -51,6 +59,8 @@ pub fn scan(bytes: &[u8]) -> Result<Scanned<'_>, ErrorBody> {
         );
         return Err(ErrorBody::new(ErrorCode::LimitReached, message));
     }
+    check_times(scanned.expiration, scanned.delay)
+        .map_err(|error| ErrorBody::new(ErrorCode::InvalidArgument, error.to_string()))?;
     Ok(scanned)
 }
 
@@ -87,6 +97,7 @@ impl<'a> Cursor<'a> {
             message_id: self.option(Self::str)?,
             timestamp: self.option(Self::varint)?,
             expiration: self.option(Self::varint)?,
+            delay: self.option(Self::varint)?,
             content_type: self.option(Self::str)?,
             content_encoding: self.option(Self::str)?,
             correlation_id: self.option(Self::str)?,
@@ -192,6 +203,7 @@ mod tests {
             message_id: Some("m-1"),
             timestamp: Some(u64::MAX),
             expiration: Some(60_000),
+            delay: Some(5_000),
             content_type: Some("application/json"),
             content_encoding: None,
             correlation_id: Some(""),
@@ -233,6 +245,7 @@ mod tests {
                     message_id: scanned.message_id,
                     timestamp: scanned.timestamp,
                     expiration: scanned.expiration,
+                    delay: scanned.delay,
                     content_type: scanned.content_type,
                     content_encoding: scanned.content_encoding,
                     correlation_id: scanned.correlation_id,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pointsman_core::input::{MessageCopy, Publish, Verdict};
+use pointsman_core::input::{MessageCopy, Publish, Times, Verdict};
 use pointsman_core::topology::Target;
 use pointsman_core::{DecidedBy, ExchangeId, QueueId};
 use pointsman_protocol::admin::ExplainStep;
@@ -92,6 +92,7 @@ struct Form {
     meta_len: u32,
     /// What the metadata says of it, so that it is not read again.
     persistent: bool,
+    times: Times,
     decided_by: Option<DecidedBy>,
     /// The form it was made from. The first is its own.
     parent: usize,
@@ -286,14 +287,15 @@ impl<'r> Walk<'r> {
 
 impl Traveller {
     fn new(message: Incoming) -> Traveller {
-        let (verdict, persistent) = match scan_content(&message.content, message.meta_len) {
-            Ok(scanned) => (Verdict::Deliver, scanned.persistent),
-            Err(refusal) => (Verdict::Refuse(refusal), false),
+        let (verdict, persistent, times) = match scan_content(&message.content, message.meta_len) {
+            Ok(scanned) => (Verdict::Deliver, scanned.persistent, scanned.times()),
+            Err(refusal) => (Verdict::Refuse(refusal), false, Times::default()),
         };
         let form = Form {
             content: message.content,
             meta_len: message.meta_len,
             persistent,
+            times,
             decided_by: None,
             parent: 0,
             queues: Queues::new(),
@@ -332,14 +334,17 @@ impl Traveller {
             return None;
         }
         let Form {
-            persistent, meta_len, ..
+            persistent,
+            times,
+            meta_len,
+            ..
         } = self.forms[parent];
-        let (content, meta_len, persistent) = match changed {
-            None => (self.forms[parent].content.clone(), meta_len, persistent),
+        let (content, meta_len, persistent, times) = match changed {
+            None => (self.forms[parent].content.clone(), meta_len, persistent, times),
             Some(Question { content, meta_len }) => match scan_content(&content, meta_len) {
                 Ok(scanned) => {
-                    let persistent = scanned.persistent;
-                    (content, meta_len, persistent)
+                    let (persistent, times) = (scanned.persistent, scanned.times());
+                    (content, meta_len, persistent, times)
                 }
                 Err(refusal) => {
                     self.refuse(ErrorBody::new(ErrorCode::ModuleFailed, refusal.message));
@@ -351,6 +356,7 @@ impl Traveller {
             content,
             meta_len,
             persistent,
+            times,
             decided_by: Some(by),
             parent,
             queues: Queues::new(),
@@ -382,6 +388,7 @@ impl Traveller {
                 }
                 copies.push(MessageCopy {
                     persistent: form.persistent,
+                    times: form.times,
                     content: form.content,
                     meta_len: form.meta_len,
                     exchange,

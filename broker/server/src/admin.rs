@@ -122,6 +122,8 @@ async fn status(shared: &Shared) -> Result<Status, ErrorBody> {
         unsettled: totals.unsettled,
         published: totals.published,
         delivered: totals.delivered,
+        expired: totals.expired,
+        delayed: totals.delayed,
         commits: figures.commits,
         blocked: shared.blocked.borrow().clone(),
         store,

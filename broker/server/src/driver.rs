@@ -361,6 +361,7 @@ impl Driver {
                 to,
                 runs_max,
             } => self.reader.read_index(queue, from, to, runs_max),
+            Effect::ReadDue { of, after, runs_max } => self.reader.read_due(of, after, runs_max),
             Effect::ReadChunk { lane, base, ahead } => self.reader.read_chunk(lane, base, ahead),
             Effect::Topology(topology) => {
                 let routes = self.routes.load();

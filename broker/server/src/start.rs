@@ -311,6 +311,11 @@ fn read_mail(done: ReadDone) -> Mail {
             from,
             result: Ok(entries),
         } => Mail::Input(Input::IndexRead { queue, from, entries }),
+        ReadDone::Due {
+            of,
+            after,
+            result: Ok(entries),
+        } => Mail::Input(Input::DueRead { of, after, entries }),
         ReadDone::Chunk {
             lane,
             base,
@@ -326,6 +331,9 @@ fn read_mail(done: ReadDone) -> Mail {
             chunk: None,
         }),
         ReadDone::Index {
+            result: Err(error), ..
+        }
+        | ReadDone::Due {
             result: Err(error), ..
         }
         | ReadDone::Chunk {

@@ -139,6 +139,7 @@ fn index(first: u64, messages: u64) -> Record {
         runs: vec![run],
         time: 0,
         bytes: 0,
+        expires: 0,
     };
     Record::Index { queue: QUEUE, entry }
 }

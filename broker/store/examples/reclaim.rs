@@ -81,6 +81,7 @@ fn publish(first: u64) -> [Record; 3] {
         runs: vec![run],
         time: 0,
         bytes: 0,
+        expires: 0,
     };
     let state = QueueState {
         tail: Position(first + GROUP),

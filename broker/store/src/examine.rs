@@ -10,11 +10,12 @@ use pointsman_core::commit::{IndexEntry, QueueState, Run, StreamState};
 use pointsman_core::{Chunk, Lane, Offset, Position, QueueId, References};
 use roaring::RoaringBitmap;
 
+use crate::due::FoundDue;
 use crate::error::{Damage, StoreError};
 use crate::keys::{self, MetaKind, StateKind};
 use crate::live::ChunkId;
 use crate::salvage::{note, scan};
-use crate::staged::Table;
+use crate::staged::{Keyspaces, Table};
 use crate::store::{index_entry, read_from};
 use crate::values::{self, Progress};
 use crate::verify::{QueueReport, Report};
@@ -32,6 +33,8 @@ pub(crate) struct Found {
     pub(crate) definitions: BTreeMap<DefinitionKey, Definition>,
     pub(crate) queues: BTreeMap<QueueId, FoundQueue>,
     pub(crate) chunks: BTreeMap<ChunkId, FoundChunk>,
+    /// What was found of delayed messages, by queue.
+    pub(crate) delayed: BTreeMap<QueueId, FoundDue>,
 }
 
 /// What was found of a queue.
@@ -52,11 +55,11 @@ pub(crate) struct FoundQueue {
 #[derive(Debug, Default)]
 pub(crate) struct FoundChunk {
     /// Number of records, or `None` where it is not there or not whole.
-    records: Option<u32>,
+    pub(crate) records: Option<u32>,
     /// Those of them that were not dropped.
     there: Vec<Range<u32>>,
-    /// Those that places in queues name which are not settled; each as often as it is named.
-    named: Vec<Range<u32>>,
+    /// Those that delayed messages are, and places in queues name which are not settled; each as often as it is named.
+    pub(crate) named: Vec<Range<u32>>,
 }
 
 impl FoundChunk {
@@ -77,7 +80,7 @@ impl FoundChunk {
     }
 
     /// Cuts a run where records begin or end to be there.
-    fn split(&self, run: &Run) -> Vec<(Range<u32>, bool)> {
+    pub(crate) fn split(&self, run: &Run) -> Vec<(Range<u32>, bool)> {
         let (mut at, end) = (run.record, run.record.saturating_add(run.count));
         let mut parts = Vec::new();
         for there in self
@@ -102,18 +105,19 @@ impl FoundChunk {
 ///
 /// # Errors
 /// When reading fails for a reason other than damage.
-pub(crate) fn examine(keyspaces: &[Keyspace; 5]) -> Result<Found, StoreError> {
+pub(crate) fn examine(keyspaces: &Keyspaces) -> Result<Found, StoreError> {
     let mut found = Found::default();
     found.read_progress(keyspaces)?;
     found.read_definitions(keyspaces)?;
     let gone = found.read_queue_states(keyspaces)?;
     found.read_settled(keyspaces, &gone)?;
     found.read_index(keyspaces, &gone)?;
+    found.read_due(keyspaces)?;
     Ok(found)
 }
 
 impl Found {
-    fn read_progress(&mut self, keyspaces: &[Keyspace; 5]) -> Result<(), StoreError> {
+    fn read_progress(&mut self, keyspaces: &Keyspaces) -> Result<(), StoreError> {
         let keyspace = &keyspaces[Table::State as usize];
         let key = keys::progress();
         scan(
@@ -129,7 +133,7 @@ impl Found {
         )
     }
 
-    fn read_definitions(&mut self, keyspaces: &[Keyspace; 5]) -> Result<(), StoreError> {
+    fn read_definitions(&mut self, keyspaces: &Keyspaces) -> Result<(), StoreError> {
         let keyspace = &keyspaces[Table::Meta as usize];
         let (first, last) = keys::meta_range(MetaKind::Definition);
         let definitions = &mut self.definitions;
@@ -164,7 +168,7 @@ impl Found {
     }
 
     /// Where the queues stand. Returns those that were deleted and are only being removed.
-    fn read_queue_states(&mut self, keyspaces: &[Keyspace; 5]) -> Result<BTreeSet<QueueId>, StoreError> {
+    fn read_queue_states(&mut self, keyspaces: &Keyspaces) -> Result<BTreeSet<QueueId>, StoreError> {
         let keyspace = &keyspaces[Table::State as usize];
         let mut gone = BTreeSet::new();
         let (first, last) = keys::state_range(StateKind::Gone);
@@ -199,13 +203,9 @@ impl Found {
         Ok(gone)
     }
 
-    fn read_settled(
-        &mut self,
-        keyspaces: &[Keyspace; 5],
-        gone: &BTreeSet<QueueId>,
-    ) -> Result<(), StoreError> {
+    fn read_settled(&mut self, keyspaces: &Keyspaces, gone: &BTreeSet<QueueId>) -> Result<(), StoreError> {
         let queues = &mut self.queues;
-        let (first, last) = keys::all_queues();
+        let (first, last) = keys::all();
         scan(
             &keyspaces[Table::Ack as usize],
             Table::Ack,
@@ -223,8 +223,8 @@ impl Found {
         )
     }
 
-    fn read_index(&mut self, keyspaces: &[Keyspace; 5], gone: &BTreeSet<QueueId>) -> Result<(), StoreError> {
-        let (first, last) = keys::all_queues();
+    fn read_index(&mut self, keyspaces: &Keyspaces, gone: &BTreeSet<QueueId>) -> Result<(), StoreError> {
+        let (first, last) = keys::all();
         let mut damage = std::mem::take(&mut self.damage);
         let mut failed = Ok(());
         let mut chunk_damage = Vec::new();
@@ -313,9 +313,9 @@ impl Found {
     }
 
     /// The run's records in order, with whether they are there.
-    fn look_at(
+    pub(crate) fn look_at(
         &mut self,
-        keyspaces: &[Keyspace; 5],
+        keyspaces: &Keyspaces,
         run: &Run,
         damage: &mut Vec<Damage>,
     ) -> Result<Vec<(Range<u32>, bool)>, StoreError> {
@@ -380,11 +380,18 @@ impl Found {
     }
 
     pub(crate) fn report(&self) -> Report {
-        let queues = self.queues.iter().map(|(&queue, found)| QueueReport {
-            queue,
-            name: self.name(queue),
-            saved: found.saved,
-            lost: found.lost.clone(),
+        let all: BTreeSet<QueueId> = self.queues.keys().chain(self.delayed.keys()).copied().collect();
+        let queues = all.into_iter().map(|queue| {
+            let found = self.queues.get(&queue);
+            let delayed = self.delayed.get(&queue).copied().unwrap_or_default();
+            QueueReport {
+                queue,
+                name: self.name(queue),
+                saved: found.map_or(0, |found| found.saved),
+                lost: found.map_or_else(Vec::new, |found| found.lost.clone()),
+                delayed: delayed.saved,
+                delayed_lost: delayed.lost,
+            }
         });
         Report {
             chunks: self

@@ -2,10 +2,15 @@
 
 use fjall::UserKey;
 use pointsman_core::catalog::{DefinitionKey, Digest};
+use pointsman_core::due::{DueKey, DueNumber};
 use pointsman_core::{Lane, Offset, Position, PublisherIdentity, QueueId};
 
 /// The one shard there is so far. It is in every key, so that more can come without a new format.
 const SHARD: [u8; 2] = [0, 0];
+
+/// Kinds of keys in `due`.
+const ENTER: u8 = 0;
+const EXPIRE: u8 = 1;
 
 /// Kinds of keys in `state`.
 #[derive(Clone, Copy)]
@@ -17,6 +22,7 @@ pub(crate) enum StateKind {
     Attempts = 3,
     Identity = 4,
     Gone = 5,
+    Delayed = 6,
 }
 
 /// Kinds of keys in `meta`.
@@ -95,6 +101,41 @@ pub(crate) fn identity(identity: PublisherIdentity) -> UserKey {
     state(StateKind::Identity, &[&identity.0.to_be_bytes()])
 }
 
+/// How many messages of a queue are delayed.
+pub(crate) fn delayed(queue: QueueId) -> UserKey {
+    state(StateKind::Delayed, &[&queue.0.to_be_bytes()])
+}
+
+pub(crate) fn due(key: &DueKey) -> UserKey {
+    let (kind, number) = match key.number {
+        DueNumber::Enter(first) => (ENTER, first.0),
+        DueNumber::Expire(last) => (EXPIRE, last.0),
+    };
+    join(&[
+        &SHARD,
+        &key.at.to_be_bytes(),
+        &key.queue.0.to_be_bytes(),
+        &[kind],
+        &number.to_be_bytes(),
+    ])
+}
+
+pub(crate) fn due_parts(key: &[u8]) -> Option<DueKey> {
+    let (at, rest) = key.strip_prefix(&SHARD)?.split_first_chunk()?;
+    let (queue, rest) = rest.split_first_chunk()?;
+    let (kind, number) = rest.split_first()?;
+    let number = u64::from_be_bytes(number.try_into().ok()?);
+    Some(DueKey {
+        at: u64::from_be_bytes(*at),
+        queue: QueueId(u32::from_be_bytes(*queue)),
+        number: match *kind {
+            ENTER => DueNumber::Enter(Offset(number)),
+            EXPIRE => DueNumber::Expire(Position(number)),
+            _ => return None,
+        },
+    })
+}
+
 pub(crate) fn state_prefix(kind: StateKind) -> [u8; 3] {
     [SHARD[0], SHARD[1], kind as u8]
 }
@@ -113,8 +154,8 @@ pub(crate) fn meta_range(kind: MetaKind) -> (Vec<u8>, Vec<u8>) {
     (meta_prefix(kind).to_vec(), behind_all(&meta_prefix(kind)))
 }
 
-/// The first and last key of all queues in `index` and `ack`.
-pub(crate) fn all_queues() -> (Vec<u8>, Vec<u8>) {
+/// The first and last key of all there are: of all queues in `index` and `ack`, of all deadlines in `due`.
+pub(crate) fn all() -> (Vec<u8>, Vec<u8>) {
     (SHARD.to_vec(), behind_all(&SHARD))
 }
 
@@ -210,6 +251,7 @@ mod tests {
         let id = [&[0, 0, 4], 3u128.to_be_bytes().as_slice()].concat();
         assert_eq!(identity(PublisherIdentity(3)).as_ref(), id);
         assert_eq!(gone(queue).as_ref(), b"\0\0\x05\0\0\x01\x02");
+        assert_eq!(delayed(queue).as_ref(), b"\0\0\x06\0\0\x01\x02");
         assert_eq!(
             module(&Digest([7; 32])).as_ref(),
             [&[0, 0, 1], [7; 32].as_slice()].concat()
@@ -230,6 +272,35 @@ mod tests {
             b"\0\0\0\x06\x01\x02"
         );
         assert_eq!(key(DefinitionKey::Ids), b"\0\0\0\x07");
+    }
+
+    #[test]
+    fn a_due_key_has_the_bytes_of_format_1_and_sorts_by_deadline() {
+        let key = |at, number| DueKey {
+            at,
+            queue: QueueId(258),
+            number,
+        };
+        let keys = [
+            key(255, DueNumber::Expire(Position(3))),
+            key(256, DueNumber::Enter(Offset(3))),
+            key(256, DueNumber::Enter(Offset(256))),
+            key(256, DueNumber::Expire(Position(3))),
+        ];
+        assert!(keys.is_sorted() && keys.map(|key| due(&key)).is_sorted());
+        for (key, bytes) in [
+            (keys[1], b"\0\0\0\0\0\0\0\0\x01\0\0\0\x01\x02\0\0\0\0\0\0\0\0\x03"),
+            (
+                keys[3],
+                b"\0\0\0\0\0\0\0\0\x01\0\0\0\x01\x02\x01\0\0\0\0\0\0\0\x03",
+            ),
+        ] {
+            assert_eq!(due(&key).as_ref(), bytes);
+            assert_eq!(due_parts(bytes), Some(key));
+        }
+        let mut other = due(&keys[0]).to_vec();
+        other[14] = 2;
+        assert_eq!((due_parts(&other), due_parts(b"short")), (None, None));
     }
 
     #[test]

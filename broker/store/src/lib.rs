@@ -7,7 +7,7 @@
 //!
 //! # On disk
 //!
-//! One fjall database with five keyspaces. Keys are big-endian and start with the shard; values start with the
+//! One fjall database with six keyspaces. Keys are big-endian and start with the shard; values start with the
 //! version of their format.
 //!
 //! | keyspace | key | value |
@@ -15,8 +15,9 @@
 //! | `log` | lane, base, part | a chunk, in parts of at most 1 MiB |
 //! | `index` | queue, last position | an index entry |
 //! | `ack` | queue, block | a roaring bitmap of settled positions |
-//! | `state` | kind, id | progress, queues, what is left of chunks, attempts, identities, queues being removed |
+//! | `state` | kind, id | progress, queues, what is left of chunks, attempts, identities, queues being removed, delayed |
 //! | `meta` | kind, id | definitions and modules |
+//! | `due` | deadline, queue, kind, number | messages that enter or leave the queue then |
 //!
 //! Beside it lie `FORMAT` (what the folder is), `LOCK` (who holds it) and `mark` (how far it was synced, outside of
 //! fjall, so that a store which lost its end is noticed).
@@ -37,6 +38,7 @@ mod staged;
 mod live;
 mod keys;
 mod values;
+mod due;
 mod reader;
 mod reclaimer;
 mod reclaim;

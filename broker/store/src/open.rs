@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fjall::config::CompressionPolicy;
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{CompressionType, Database, KeyspaceCreateOptions};
 use pointsman_core::Restored;
 
 use crate::error::{Damage, OpenError, Trouble};
@@ -12,7 +12,7 @@ use crate::journal::{self, Journals};
 use crate::mark::{Mark, Marked};
 use crate::options::Options;
 use crate::recovery::{self, Recovered};
-use crate::staged::Table;
+use crate::staged::{Keyspaces, Table};
 use crate::store::Store;
 use crate::{manifest, store};
 
@@ -120,7 +120,7 @@ pub(crate) fn inspect(folder: &Folder, marked: Marked) -> Result<Journals, Troub
 
 /// Compares what fjall gave back with what was looked at before.
 fn compare(
-    keyspaces: &[Keyspace; 5],
+    keyspaces: &Keyspaces,
     recovered: &Recovered,
     journals: &Journals,
     marked: Marked,
@@ -137,7 +137,7 @@ fn compare(
 }
 
 /// Opens fjall's folder, or makes it.
-pub(crate) fn database(path: &Path, options: &Options) -> fjall::Result<(Database, [Keyspace; 5])> {
+pub(crate) fn database(path: &Path, options: &Options) -> fjall::Result<(Database, Keyspaces)> {
     let database = Database::builder(path)
         .worker_threads(BACKGROUND_THREADS)
         .max_journaling_size(options.journal_bytes)
@@ -151,6 +151,7 @@ pub(crate) fn database(path: &Path, options: &Options) -> fjall::Result<(Databas
         open(Table::Ack)?,
         open(Table::State)?,
         open(Table::Meta)?,
+        open(Table::Due)?,
     ];
     Ok((database, keyspaces))
 }

@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use pointsman_core::commit::IndexEntry;
+use pointsman_core::due::{DueEntry, DueKey};
 use pointsman_core::{Chunk, Lane, Offset, Position, QueueId};
 
 use crate::error::StoreError;
@@ -28,6 +29,15 @@ pub enum ReadDone {
         /// The entries, as [`Store::read_index`] gives them.
         result: Result<Vec<IndexEntry>, StoreError>,
     },
+    /// Due entries.
+    Due {
+        /// Of which queue, as asked.
+        of: Option<QueueId>,
+        /// Behind which entry, as asked.
+        after: DueKey,
+        /// The entries, as [`Store::read_due`] gives them.
+        result: Result<Vec<(DueKey, DueEntry)>, StoreError>,
+    },
     /// A chunk.
     Chunk {
         /// The lane.
@@ -44,6 +54,11 @@ enum Ask {
         queue: QueueId,
         from: Position,
         to: Position,
+        runs_max: usize,
+    },
+    Due {
+        of: Option<QueueId>,
+        after: DueKey,
         runs_max: usize,
     },
     Chunk {
@@ -78,6 +93,11 @@ impl Reader {
             to,
             runs_max,
         });
+    }
+
+    /// Asks for due entries; see [`Store::read_due`].
+    pub fn read_due(&self, of: Option<QueueId>, after: DueKey, runs_max: usize) {
+        self.ask(Ask::Due { of, after, runs_max });
     }
 
     /// Asks for a chunk; see [`Store::read_chunk`], and [`Store::read_chunk_ahead`] if nobody waits for it yet.
@@ -122,6 +142,11 @@ fn run(store: &Store, asks: &Receiver<Ask>, mut done: impl FnMut(ReadDone)) {
                 queue,
                 from,
                 result: store.read_index(queue, from, to, runs_max),
+            },
+            Ask::Due { of, after, runs_max } => ReadDone::Due {
+                of,
+                after,
+                result: store.read_due(of, after, runs_max),
             },
             Ask::Chunk { lane, base, ahead } => ReadDone::Chunk {
                 lane,

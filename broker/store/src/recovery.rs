@@ -9,7 +9,7 @@ use pointsman_core::{Lane, Offset, Position, QueueId, Restored};
 use crate::error::{Damage, Trouble};
 use crate::journal::Batch;
 use crate::keys::{self, MetaKind, StateKind};
-use crate::staged::Table;
+use crate::staged::{Keyspaces, Table};
 use crate::store::{index_entry, read_from, value_damage};
 use crate::values::{self, Header, Progress};
 
@@ -21,7 +21,7 @@ pub(crate) struct Recovered {
     pub(crate) restored: Restored,
 }
 
-pub(crate) fn recover(keyspaces: &[Keyspace; 5]) -> Result<Recovered, Trouble> {
+pub(crate) fn recover(keyspaces: &Keyspaces) -> Result<Recovered, Trouble> {
     let mut recovered = Recovered::default();
     let Recovered {
         progress,
@@ -93,6 +93,17 @@ pub(crate) fn recover(keyspaces: &[Keyspace; 5]) -> Result<Recovered, Trouble> {
         |id, value| {
             let key = postcard::from_bytes(id).ok()?;
             restored.definitions.push((key, values::read_postcard(value)?));
+            Some(())
+        },
+    )?;
+    each(
+        state,
+        Table::State,
+        &keys::state_prefix(StateKind::Delayed),
+        |id, value| {
+            restored
+                .delayed
+                .push((keys::queue_of(id)?, values::read_count(value)?));
             Some(())
         },
     )?;

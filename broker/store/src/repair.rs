@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fjall::{Database, Keyspace};
+use fjall::Database;
 use pointsman_core::{Broker, RestoreError};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -20,7 +20,7 @@ use crate::mark::{Mark, Marked};
 use crate::open::{database, inspect};
 use crate::options::Options;
 use crate::salvage::note;
-use crate::staged::Table;
+use crate::staged::{Keyspaces, Table};
 use crate::store::Store;
 use crate::verify::Report;
 use crate::{folder, journal, manifest, recovery};
@@ -119,7 +119,7 @@ impl Store {
 /// What was read of a folder, in a copy that goes when this is dropped.
 pub(crate) struct Rescue {
     pub(crate) found: Found,
-    pub(crate) keyspaces: [Keyspace; 5],
+    pub(crate) keyspaces: Keyspaces,
     /// Drops in front of the files it uses.
     _database: Database,
     _scratch: Scratch,
@@ -208,7 +208,7 @@ fn check(path: &Path) -> Result<(), RepairError> {
     let (store, restored) = Store::open(path, Options::default())?;
     Broker::restore(restored).map_err(RepairError::Definitions)?;
     let report = store.verify()?;
-    if let Some(queue) = report.queues.iter().find(|queue| !queue.lost.is_empty()) {
+    if let Some(queue) = report.queues.iter().find(|queue| queue.lost_count() > 0) {
         let problem = format!("the repaired queue number {} is not whole", queue.queue.0);
         return Err(StoreError::Read(problem).into());
     }

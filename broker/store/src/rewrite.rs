@@ -43,7 +43,7 @@ impl Found {
             _ => None,
         });
         let Some(vhost) = vhost else { return };
-        for &queue in self.queues.keys() {
+        for &queue in self.queues.keys().chain(self.delayed.keys()) {
             self.definitions
                 .entry(DefinitionKey::Queue(queue))
                 .or_insert_with(|| Definition::durable_queue(vhost, format!("repaired-{}", queue.0)));
@@ -69,14 +69,14 @@ impl Found {
 }
 
 /// Records that wait until they are worth a batch.
-struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     to: &'a Store,
     records: Vec<Record>,
     bytes: usize,
 }
 
 impl Batch<'_> {
-    fn push(&mut self, record: Record, bytes: usize) -> Result<(), StoreError> {
+    pub(crate) fn push(&mut self, record: Record, bytes: usize) -> Result<(), StoreError> {
         self.records.push(record);
         self.bytes += bytes + 64;
         if self.bytes < BATCH_BYTES {
@@ -105,6 +105,7 @@ impl Rescue {
         self.rewrite_chunks(&mut batch)?;
         self.rewrite_index(&mut batch)?;
         self.rewrite_queues(&mut batch)?;
+        self.rewrite_due(&mut batch)?;
         self.rewrite_identities(&mut batch)?;
         batch.write()
     }
@@ -149,7 +150,7 @@ impl Rescue {
     }
 
     fn rewrite_index(&self, batch: &mut Batch) -> Result<(), StoreError> {
-        let (first, last) = keys::all_queues();
+        let (first, last) = keys::all();
         let mut written = Ok(());
         scan(
             &self.keyspaces[Table::Index as usize],
@@ -248,11 +249,11 @@ impl Rescue {
 
 impl FoundQueue {
     /// What of an entry is left without the runs that are wholly settled: each stretch of the others becomes an entry.
-    fn left_of(&self, entry: IndexEntry) -> Vec<IndexEntry> {
+    pub(crate) fn left_of(&self, entry: IndexEntry) -> Vec<IndexEntry> {
         let mut left: Vec<IndexEntry> = Vec::new();
         let mut position = entry.first.0;
         let mut goes_on = false;
-        let (time, mut bytes) = (entry.time, entry.bytes);
+        let (time, mut bytes, expires) = (entry.time, entry.bytes, entry.expires);
         for run in entry.runs {
             let end = position + u64::from(run.count);
             let is_left = !self.unsettled(position..end).is_empty();
@@ -264,6 +265,7 @@ impl FoundQueue {
                     time,
                     // All are of one chunk in a stream, so that there is one stretch or none.
                     bytes: std::mem::take(&mut bytes),
+                    expires,
                 }),
                 _ => {}
             }

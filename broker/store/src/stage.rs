@@ -73,6 +73,23 @@ impl Store {
                     None => staged.remove(Table::State, key),
                 }
             }
+            Record::Due { key, entry } => {
+                let key = keys::due(key);
+                match entry {
+                    Some(entry) => {
+                        let value = values::postcard(entry, &mut staged.buffer).map_err(not_encoded)?;
+                        staged.put(Table::Due, key, value);
+                    }
+                    None => staged.remove(Table::Due, key),
+                }
+            }
+            Record::Delayed { queue, count } => {
+                let key = keys::delayed(*queue);
+                match count {
+                    Some(count) => staged.put(Table::State, key, values::count(*count)),
+                    None => staged.remove(Table::State, key),
+                }
+            }
             Record::Identity { identity, state } => {
                 let key = keys::identity(*identity);
                 match state {

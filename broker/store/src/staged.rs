@@ -17,10 +17,21 @@ pub(crate) enum Table {
     Ack = 2,
     State = 3,
     Meta = 4,
+    Due = 5,
 }
 
+/// All keyspaces, by [`Table`].
+pub(crate) type Keyspaces = [Keyspace; Table::ALL.len()];
+
 impl Table {
-    pub(crate) const ALL: [Table; 5] = [Table::Log, Table::Index, Table::Ack, Table::State, Table::Meta];
+    pub(crate) const ALL: [Table; 6] = [
+        Table::Log,
+        Table::Index,
+        Table::Ack,
+        Table::State,
+        Table::Meta,
+        Table::Due,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -29,6 +40,7 @@ impl Table {
             Table::Ack => "ack",
             Table::State => "state",
             Table::Meta => "meta",
+            Table::Due => "due",
         }
     }
 }
@@ -36,7 +48,7 @@ impl Table {
 /// Changes that wait for their batch. Its memory is kept for the next group.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
-    changes: [HashMap<UserKey, Option<UserValue>>; 5],
+    changes: [HashMap<UserKey, Option<UserValue>>; Table::ALL.len()],
     /// What is left of the chunks that were appended or released in this group.
     pub(crate) touched: HashMap<ChunkId, Known>,
     /// To encode values in.
@@ -62,7 +74,7 @@ impl Staged {
     }
 
     /// Moves all changes to a batch and returns its size, in bytes of keys and values.
-    pub(crate) fn drain_to(&mut self, batch: &mut OwnedWriteBatch, keyspaces: &[Keyspace; 5]) -> u64 {
+    pub(crate) fn drain_to(&mut self, batch: &mut OwnedWriteBatch, keyspaces: &Keyspaces) -> u64 {
         let mut bytes = 0;
         for (changes, keyspace) in self.changes.iter_mut().zip(keyspaces) {
             for (key, value) in changes.drain() {

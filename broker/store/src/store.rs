@@ -21,7 +21,7 @@ use crate::live::Live;
 use crate::mark::{Mark, Marked};
 use crate::options::Options;
 use crate::reclaim::Reclaim;
-use crate::staged::{Staged, Table};
+use crate::staged::{Keyspaces, Staged, Table};
 use crate::values::{self, Header, Progress};
 use crate::{journal, keys};
 
@@ -33,7 +33,7 @@ pub struct Store(pub(crate) Arc<Inner>);
 
 /// Fields drop in this order: first fjall, which ends its threads, then what guards its files.
 pub(crate) struct Inner {
-    keyspaces: [Keyspace; 5],
+    keyspaces: Keyspaces,
     pub(crate) database: Database,
     live: Mutex<Live>,
     writer: Mutex<Writer>,
@@ -61,7 +61,7 @@ pub(crate) struct Parts {
     pub(crate) folder: Folder,
     pub(crate) options: Options,
     pub(crate) database: Database,
-    pub(crate) keyspaces: [Keyspace; 5],
+    pub(crate) keyspaces: Keyspaces,
     pub(crate) mark: Mark,
     pub(crate) progress: Progress,
     pub(crate) gone: Vec<QueueId>,
@@ -355,7 +355,7 @@ impl Store {
         writer.mark.write(marked).map_err(write_failed)
     }
 
-    pub(crate) fn keyspaces(&self) -> &[Keyspace; 5] {
+    pub(crate) fn keyspaces(&self) -> &Keyspaces {
         &self.0.keyspaces
     }
 

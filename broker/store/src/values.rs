@@ -279,6 +279,15 @@ pub(crate) fn read_number(value: &[u8]) -> Option<u32> {
     number.try_into().ok()
 }
 
+pub(crate) fn count(value: u64) -> UserValue {
+    fixed(&[value])
+}
+
+pub(crate) fn read_count(value: &[u8]) -> Option<u64> {
+    let [count] = decode_fixed(value)?;
+    Some(count)
+}
+
 /// An entry whose positions end where its key says.
 pub(crate) fn read_index(value: &[u8], last: Position) -> Option<IndexEntry> {
     let entry: IndexEntry = read_postcard(value)?;
@@ -442,10 +451,10 @@ mod tests {
             ]
         );
         assert_eq!(number(9).as_ref(), [1, 0, 0, 0, 0, 0, 0, 0, 9]);
-        // First position, number of runs; lane, chunk, record, count; time, bytes.
+        // First position, number of runs; lane, chunk, record, count; time, bytes, expires.
         assert_eq!(
             postcard(&entry(), &mut Vec::new()).unwrap().as_ref(),
-            [1, 200, 1, 1, 0, 7, 1, 2, 3, 4]
+            [1, 200, 1, 1, 0, 7, 1, 2, 3, 4, 5]
         );
         assert_eq!(module(b"wasm").as_ref(), b"\x01wasm");
     }
@@ -513,14 +522,14 @@ mod tests {
             ),
             (
                 Definition::durable_queue(vhost, "q"),
-                b"\x01\x03\x01\x01q\x01\0\0\0\0".to_vec(),
+                b"\x01\x03\x01\x01q\x01\0\0\0\0\0".to_vec(),
             ),
             (
                 Definition::Queue {
                     vhost,
                     spec: QueueSpec::stream("s").max_bytes(5),
                 },
-                b"\x01\x03\x01\x01s\x01\0\0\0\x01\0\x01\x05\0".to_vec(),
+                b"\x01\x03\x01\x01s\x01\0\0\0\x01\0\x01\x05\0\0".to_vec(),
             ),
             (Definition::Binding, b"\x01\x04".to_vec()),
             (router, b"\x01\x05\x01\x01r\x01\x02\0\x03".to_vec()),
@@ -570,6 +579,7 @@ mod tests {
             }],
             time: 3,
             bytes: 4,
+            expires: 5,
         }
     }
 

@@ -17,7 +17,7 @@ pub struct Report {
     pub damage: Vec<Damage>,
     /// Synced batches of commits that are gone. What they held is not known but for the positions that queues lost.
     pub batches_lost: u64,
-    /// Every queue that has something on disk, rising.
+    /// Every queue that has something on disk or delayed, rising.
     pub queues: Vec<QueueReport>,
 }
 
@@ -32,6 +32,10 @@ pub struct QueueReport {
     pub saved: u64,
     /// Positions of unsettled messages that are not, as `start..end`.
     pub lost: Vec<Range<u64>>,
+    /// Messages that wait for the end of their delay and are there and whole.
+    pub delayed: u64,
+    /// Those of them that are not.
+    pub delayed_lost: u64,
 }
 
 impl Report {
@@ -39,19 +43,20 @@ impl Report {
     pub fn is_sound(&self) -> bool {
         self.damage.is_empty()
             && self.batches_lost == 0
-            && self.queues.iter().all(|queue| queue.lost.is_empty())
+            && self.queues.iter().all(|queue| queue.lost_count() == 0)
     }
 }
 
 impl QueueReport {
-    /// Number of unsettled messages that are lost.
+    /// Number of unsettled and delayed messages that are lost.
     pub fn lost_count(&self) -> u64 {
-        self.lost.iter().map(|range| range.end - range.start).sum()
+        let waiting: u64 = self.lost.iter().map(|range| range.end - range.start).sum();
+        waiting + self.delayed_lost
     }
 }
 
 impl Store {
-    /// Reads every index entry and every chunk they name, and reports what is lost; changes nothing. Takes time in
+    /// Reads every index entry, every due entry and every chunk they name, and reports what is lost; changes nothing. Takes time in
     /// proportion to the data, and memory to the number of chunks. Nothing may be written meanwhile.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ fn entry(offset: u64) -> IndexEntry {
         }],
         time: 0,
         bytes: 0,
+        expires: 0,
     }
 }
 

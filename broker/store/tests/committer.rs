@@ -199,7 +199,7 @@ fn a_reader_answers_in_order_and_passes_errors_on() {
         .iter()
         .map(|done| match done {
             ReadDone::Chunk { result, .. } => result.is_ok(),
-            ReadDone::Index { .. } => panic!("nobody asked for an index"),
+            ReadDone::Index { .. } | ReadDone::Due { .. } => panic!("nobody asked for anything else"),
         })
         .collect();
     assert_eq!(results, [true, false, true]);

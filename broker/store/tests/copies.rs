@@ -26,6 +26,7 @@ fn publish(offset: u64, body: &[u8]) -> Vec<Record> {
         }],
         time: 0,
         bytes: 0,
+        expires: 0,
     };
     let state = QueueState {
         tail: Position(offset + 1),
@@ -151,6 +152,8 @@ fn a_damaged_chunk_is_reported_as_the_positions_it_held_and_not_backed_up() {
         name: None,
         saved: 15,
         lost: vec![11..13, 15..16],
+        delayed: 0,
+        delayed_lost: 0,
     };
     assert_eq!(report.queues, [queue], "5 is damaged too, but settled");
     assert_eq!((report.chunks, report.damage.len()), (16, 4));

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pointsman_core::catalog::{Definition, DefinitionKey, Digest, NextIds, UserVerifier, VersionSpec};
 use pointsman_core::commit::{IdentityState, IndexEntry, QueueState, Run};
+use pointsman_core::due::{DelayedRun, DueEntry, DueKey, DueNumber, ExpiringRun};
 use pointsman_core::{
     Broker, Chunk, ChunkBuilder, DecidedBy, ExchangeId, Lane, Offset, Position, PublisherIdentity, QueueId,
     Record, References, RouterId, VhostId,
@@ -124,7 +126,51 @@ fn entry(first: u64, base: u64, count: u32) -> IndexEntry {
         runs: vec![run],
         time: 0,
         bytes: 0,
+        expires: 0,
     }
+}
+
+/// Two messages of chunk 61 wait for [`ORDERS`], and one of its messages expires.
+fn due() -> [(DueKey, DueEntry); 2] {
+    let at = 1_800_000_000_000;
+    let run = |chunk, record, count| Run {
+        lane: Lane::Queues,
+        chunk: Offset(chunk),
+        record,
+        count,
+    };
+    let delayed = |run, ms| DelayedRun {
+        run,
+        expiration: NonZeroU64::new(ms),
+    };
+    let enter = DueEntry::Enter {
+        runs: vec![delayed(run(61, 0, 1), 0), delayed(run(61, 1, 1), 60_000)],
+        bytes: 28,
+    };
+    let expire = DueEntry::Expire {
+        first: Position(57),
+        runs: vec![ExpiringRun {
+            position: Position(58),
+            run: run(57, 1, 1),
+        }],
+    };
+    let key = |number| DueKey {
+        at,
+        queue: ORDERS,
+        number,
+    };
+    [
+        (key(DueNumber::Enter(Offset(61))), enter),
+        (key(DueNumber::Expire(Position(59))), expire),
+    ]
+}
+
+/// The chunk of the delayed messages.
+fn delayed_chunk() -> Chunk {
+    let mut builder = ChunkBuilder::new(Lane::Queues, Offset(61), 1_700_000_000_061);
+    builder.push(ExchangeId(1), None, b"meta", b"delayed 61");
+    builder.push(ExchangeId(1), None, b"meta", b"delayed 62");
+    builder.finish()
 }
 
 fn state(head: u64, tail: u64, delivered: u64) -> QueueState {
@@ -154,7 +200,7 @@ fn identity() -> IdentityState {
 }
 
 /// A closed store: 20 chunks of three messages in `orders`, of which the first is settled and two more out of order,
-/// and one large message in `large`. Half of it is in tables, half in the journal.
+/// and one large message in `large`. Two more wait for `orders`. Half of it is in tables, half in the journal.
 fn fill(dir: &Path) {
     let (store, _) = Store::open(dir, Options::default()).unwrap();
     let mut records: Vec<Record> = definitions()
@@ -223,6 +269,21 @@ fn fill(dir: &Path) {
         },
     ];
     store.apply(&[&rest], true).unwrap();
+    let mut records = vec![
+        Record::Append {
+            chunk: Arc::new(delayed_chunk()),
+            references: References::uniform(2, 1),
+        },
+        Record::Delayed {
+            queue: ORDERS,
+            count: Some(2),
+        },
+    ];
+    records.extend(due().map(|(key, entry)| Record::Due {
+        key,
+        entry: Some(entry),
+    }));
+    store.apply(&[&records], true).unwrap();
 }
 
 #[test]
@@ -239,7 +300,9 @@ fn a_store_of_format_1_opens_with_everything_in_it() {
     assert_eq!(restored.ack_blocks, [(ORDERS, 0, [3, 5].into_iter().collect())]);
     assert_eq!(restored.attempts, [(ORDERS, Position(4), 2)]);
     assert_eq!(restored.identities, [(IDENTITY, identity())]);
-    assert_eq!(restored.next_offsets, [Offset(61), Offset(0)]);
+    assert_eq!(restored.next_offsets, [Offset(63), Offset(0)]);
+    assert_eq!(restored.delayed, [(ORDERS, 2)]);
+    assert_eq!(store.read_due(None, DueKey::FIRST, 9).unwrap(), due());
     let index = |queue| store.read_index(queue, Position(0), Position(u64::MAX), usize::MAX);
     let entries: Vec<_> = (0..20).map(|n| entry(n * 3, n * 3, 3)).collect();
     assert_eq!(index(ORDERS).unwrap(), entries);
@@ -252,10 +315,14 @@ fn a_store_of_format_1_opens_with_everything_in_it() {
         *store.read_chunk(Lane::Queues, Offset(60)).unwrap(),
         large_chunk()
     );
+    assert_eq!(
+        *store.read_chunk(Lane::Queues, Offset(61)).unwrap(),
+        delayed_chunk()
+    );
     assert_eq!(store.read_module(&DIGEST).unwrap().unwrap(), MODULE);
     let report = store.verify().unwrap();
     assert!(report.is_sound(), "{report:?}");
-    assert_eq!(report.queues[0].saved, 57);
+    assert_eq!((report.queues[0].saved, report.queues[0].delayed), (57, 2));
     Broker::restore(restored).unwrap();
 }
 

@@ -68,6 +68,7 @@ impl Queues {
                     runs: vec![run],
                     time: 0,
                     bytes: 0,
+                    expires: 0,
                 };
                 let queue = QueueId(queue);
                 records.push(Record::Index { queue, entry });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use pointsman_core::catalog::{Definition, DefinitionKey, NextIds};
 use pointsman_core::commit::{IndexEntry, QueueState, Run};
+use pointsman_core::due::{DelayedRun, DueEntry, DueKey, DueNumber, ExpiringRun};
 use pointsman_core::{
     Broker, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References, VhostId,
 };
@@ -62,6 +63,7 @@ fn publish(offset: u64, body: &[u8]) -> Vec<Record> {
         }],
         time: 0,
         bytes: 0,
+        expires: 0,
     };
     let state = QueueState {
         tail: Position(offset + 1),
@@ -362,4 +364,135 @@ fn a_folder_that_is_not_there_is_not_made() {
     let data = dir.path().join("store");
     assert!(Store::repair(&data).is_err());
     assert!(!data.exists());
+}
+
+fn run(chunk: u64, count: u32) -> Run {
+    Run {
+        lane: Lane::Queues,
+        chunk: Offset(chunk),
+        record: 0,
+        count,
+    }
+}
+
+/// Messages that wait for their delay, in one chunk.
+fn delay(at: u64, base: u64, bodies: &[&[u8]]) -> Vec<Record> {
+    let mut builder = ChunkBuilder::new(Lane::Queues, Offset(base), 1_000);
+    for body in bodies {
+        builder.push(ExchangeId(1), None, b"", body);
+    }
+    let count = bodies.len() as u32;
+    let (key, entry) = entering(at, base, count);
+    vec![
+        Record::Append {
+            chunk: Arc::new(builder.finish()),
+            references: References::uniform(count, 1),
+        },
+        Record::Due {
+            key,
+            entry: Some(entry),
+        },
+    ]
+}
+
+fn entering(at: u64, base: u64, count: u32) -> (DueKey, DueEntry) {
+    let number = DueNumber::Enter(Offset(base));
+    let expiration = None;
+    let runs = vec![DelayedRun {
+        run: run(base, count),
+        expiration,
+    }];
+    let queue = QUEUE;
+    (DueKey { at, queue, number }, DueEntry::Enter { runs, bytes: 9 })
+}
+
+/// The message of [`publish`] at this position expires.
+fn expiring(at: u64, position: u64) -> (DueKey, DueEntry) {
+    let first = Position(position);
+    let number = DueNumber::Expire(first);
+    let runs = vec![ExpiringRun {
+        position: first,
+        run: run(position, 1),
+    }];
+    let queue = QUEUE;
+    (DueKey { at, queue, number }, DueEntry::Expire { first, runs })
+}
+
+#[test]
+fn what_is_due_is_saved_and_a_delayed_message_that_is_lost_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = fill(dir.path(), 0);
+    let (store, _) = Store::open(&data, Options::default()).unwrap();
+    let mut records = delay(70, MESSAGES, &[&body(MESSAGES), &body(MESSAGES + 1)]);
+    records.extend(delay(60, MESSAGES + 2, &[&[7; 8_000]]));
+    records.extend([(80, 10), (90, 50)].map(|(at, position)| {
+        let (key, entry) = expiring(at, position);
+        Record::Due {
+            key,
+            entry: Some(entry),
+        }
+    }));
+    records.push(Record::Delayed {
+        queue: QUEUE,
+        count: Some(3),
+    });
+    store.apply(&[&records], true).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    assert!(Store::examine(&data).unwrap().is_sound());
+    for bytes in [body(50), vec![7; 8_000]] {
+        let (path, at) = find(&data.join("fjall/keyspaces/1/tables"), &bytes);
+        overwrite(&path, at + 77, &[0xaa]);
+    }
+    let report = repair(&data);
+    let queue = &report.queues[0];
+    assert_eq!((queue.delayed, queue.delayed_lost, queue.lost_count()), (2, 1, 2));
+
+    let (store, restored) = Store::open(&data, Options::default()).unwrap();
+    assert_eq!(restored.delayed, [(QUEUE, 2)]);
+    let due = store.read_due(None, DueKey::FIRST, usize::MAX).unwrap();
+    assert_eq!(due, [entering(70, MESSAGES, 2), expiring(80, 10)]);
+    let release = |record| Record::Release {
+        lane: Lane::Queues,
+        base: Offset(MESSAGES),
+        record,
+        count: 1,
+    };
+    let is_there = || store.read_chunk(Lane::Queues, Offset(MESSAGES)).is_ok();
+    store.apply(&[&[release(0)]], false).unwrap();
+    assert!(is_there(), "one message is left");
+    store.apply(&[&[release(1)]], false).unwrap();
+    assert!(!is_there(), "each was held once");
+}
+
+#[test]
+fn a_damaged_block_of_due_entries_loses_what_they_delayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = fill(dir.path(), 0);
+    let (store, _) = Store::open(&data, Options::default()).unwrap();
+    for n in 0..200 {
+        let mut records = delay(70 + n, MESSAGES + n, &[b"one"]);
+        records.push(Record::Delayed {
+            queue: QUEUE,
+            count: Some(n + 1),
+        });
+        store.apply(&[&records], true).unwrap();
+    }
+    store.flush().unwrap();
+    drop(store);
+    let tables = data.join("fjall/keyspaces/6/tables");
+    let table = fs::read_dir(tables).unwrap().next().unwrap().unwrap().path();
+    overwrite(&table, 1_000, &[0xff, 0xff, 0xff]);
+    let report = repair(&data);
+    let queue = &report.queues[0];
+    assert!(queue.delayed_lost > 0);
+    assert_eq!(
+        (queue.delayed + queue.delayed_lost, queue.saved),
+        (200, MESSAGES - 2)
+    );
+    let (_, restored) = Store::open(&data, Options::default()).unwrap();
+    assert_eq!(
+        restored.delayed,
+        Vec::from_iter((queue.delayed > 0).then_some((QUEUE, queue.delayed)))
+    );
 }

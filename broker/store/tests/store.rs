@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pointsman_core::catalog::{Definition, DefinitionKey, Digest};
 use pointsman_core::commit::{IdentityState, IndexEntry, QueueState, Run};
+use pointsman_core::due::{DelayedRun, DueEntry, DueKey, DueNumber};
 use pointsman_core::{
     Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, PublisherIdentity, QueueId, Record, References,
     VhostId,
@@ -50,6 +51,7 @@ fn entry(first: u64, chunk: u64, count: u32) -> IndexEntry {
         }],
         time: 0,
         bytes: 0,
+        expires: 0,
     }
 }
 
@@ -142,6 +144,52 @@ fn an_opened_store_gives_back_what_was_applied() {
         Some(b"\0asm".as_slice())
     );
     assert_eq!(store.read_module(&Digest([5; 32])).unwrap(), None);
+}
+
+#[test]
+fn due_entries_are_read_in_order_behind_a_key_of_all_queues_or_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
+    let entry = |at, queue: u32, chunk| {
+        let run = Run {
+            lane: Lane::Queues,
+            chunk: Offset(chunk),
+            record: 0,
+            count: 1,
+        };
+        let expiration = None;
+        let runs = vec![DelayedRun { run, expiration }];
+        let key = DueKey {
+            at,
+            queue: QueueId(queue),
+            number: DueNumber::Enter(Offset(chunk)),
+        };
+        (key, DueEntry::Enter { runs, bytes: 1 })
+    };
+    let entries = [
+        entry(9, 2, 300),
+        entry(255, 1, 1),
+        entry(256, 1, 0),
+        entry(256, 2, 7),
+    ];
+    let write = |(key, entry): (DueKey, DueEntry)| Record::Due {
+        key,
+        entry: Some(entry),
+    };
+    store.apply(&[&entries.clone().map(write)], false).unwrap();
+    let read = |of: Option<u32>, after, runs_max| store.read_due(of.map(QueueId), after, runs_max).unwrap();
+    assert_eq!(read(None, DueKey::FIRST, 99), entries);
+    assert_eq!(read(None, DueKey::FIRST, 2), entries[..2]);
+    assert_eq!(read(None, entries[1].0, 99), entries[2..]);
+    assert_eq!(read(Some(1), DueKey::FIRST, 99), entries[1..3]);
+    assert_eq!(read(Some(3), DueKey::FIRST, 99), []);
+    assert_eq!(read(None, entries[3].0, 99), []);
+    let remove = Record::Due {
+        key: entries[1].0,
+        entry: None,
+    };
+    store.apply(&[&[remove]], false).unwrap();
+    assert_eq!(read(Some(1), DueKey::FIRST, 99), entries[2..3]);
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub struct Message {
     message_id: Option<Cow<'static, str>>,
     timestamp: Option<u64>,
     expiration: Option<u64>,
+    delay: Option<u64>,
     content_type: Option<Cow<'static, str>>,
     content_encoding: Option<Cow<'static, str>>,
     correlation_id: Option<Cow<'static, str>>,
@@ -64,6 +65,7 @@ impl Message {
             message_id: None,
             timestamp: None,
             expiration: None,
+            delay: None,
             content_type: None,
             content_encoding: None,
             correlation_id: None,
@@ -103,9 +105,18 @@ impl Message {
         self
     }
 
-    /// How long the message is worth delivering, to the millisecond.
+    /// How long the message is worth delivering, to the millisecond and at least one: after that it leaves the work
+    /// queues where it still waits. Counts from the publish, or from the end of its [`Message::delay`]. Streams ignore
+    /// it. Up to [`limits::EXPIRATION_MAX_MS`].
     pub fn expiration(mut self, after: Duration) -> Message {
-        self.expiration = Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        self.expiration = Some(millis(after).max(1));
+        self
+    }
+
+    /// How long the message waits before it enters its queues, to the millisecond. It is routed and confirmed at once.
+    /// Up to [`limits::DELAY_MAX_MS`].
+    pub fn delay(mut self, by: Duration) -> Message {
+        self.delay = Some(millis(by));
         self
     }
 
@@ -158,6 +169,7 @@ impl Message {
             message_id: self.message_id.as_deref(),
             timestamp: self.timestamp,
             expiration: self.expiration,
+            delay: self.delay,
             content_type: self.content_type.as_deref(),
             content_encoding: self.content_encoding.as_deref(),
             correlation_id: self.correlation_id.as_deref(),
@@ -182,7 +194,7 @@ impl Message {
             };
             24 + name.len() + value
         });
-        50 + self.key.len()
+        60 + self.key.len()
             + text(&self.message_id)
             + text(&self.content_type)
             + text(&self.content_encoding)
@@ -202,8 +214,20 @@ impl Message {
         within("a routing key in bytes", self.key.len(), limits::KEY_MAX)?;
         within("a number of headers", self.headers.len(), limits::HEADERS_MAX)?;
         within("metadata in bytes", meta, limits::FRAME_META_MAX as usize)?;
+        let time = |time: Option<u64>| usize::try_from(time.unwrap_or(0)).unwrap_or(usize::MAX);
+        let (expiration, delay) = (time(self.expiration), time(self.delay));
+        within(
+            "an expiration in milliseconds",
+            expiration,
+            limits::EXPIRATION_MAX_MS as usize,
+        )?;
+        within("a delay in milliseconds", delay, limits::DELAY_MAX_MS as usize)?;
         Ok(meta + self.body.len())
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl HeaderValue {
@@ -244,7 +268,8 @@ mod tests {
             .priority(9)
             .message_id("m")
             .timestamp(UNIX_EPOCH + Duration::from_millis(u64::MAX / 2))
-            .expiration(Duration::MAX)
+            .expiration(Duration::from_millis(limits::EXPIRATION_MAX_MS))
+            .delay(Duration::from_millis(limits::DELAY_MAX_MS))
             .content_type("t")
             .content_encoding("e")
             .correlation_id("c")
@@ -282,6 +307,14 @@ mod tests {
         assert_eq!(
             too_large(Message::new("").header("h", vec![0; 300_000])),
             "metadata in bytes"
+        );
+        assert_eq!(
+            too_large(Message::new("").expiration(Duration::MAX)),
+            "an expiration in milliseconds"
+        );
+        assert_eq!(
+            too_large(Message::new("").delay(Duration::MAX)),
+            "a delay in milliseconds"
         );
         assert!(full().check(4).is_ok());
     }

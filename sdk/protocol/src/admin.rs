@@ -256,6 +256,9 @@ pub struct QueueSpec {
     pub fsync: Option<Fsync>,
     /// What becomes of its messages when they are consumed.
     pub kind: QueueKind,
+    /// Messages that wait longer in a work queue expire, in milliseconds; of this and a message's own expiration the
+    /// shorter counts. 1 to [`limits::EXPIRATION_MAX_MS`].
+    pub message_ttl_ms: Option<u64>,
 }
 
 /// The kinds of queue.
@@ -317,6 +320,10 @@ pub struct QueueInfo {
     pub acked: u64,
     /// Messages redelivered since the broker started.
     pub redelivered: u64,
+    /// Messages that expired since the broker started.
+    pub expired: u64,
+    /// Messages that wait for the end of their delay to enter it; they are not in `ready`.
+    pub delayed: u64,
     /// What a confirm of a persistent message promises: the queue's own setting, or else the broker's.
     pub fsync: Fsync,
     /// What there is in it, for a stream.
@@ -478,6 +485,10 @@ pub struct Status {
     pub published: u64,
     /// Messages delivered since start.
     pub delivered: u64,
+    /// Messages that expired since start.
+    pub expired: u64,
+    /// Messages that wait for the end of their delay, in each of their queues.
+    pub delayed: u64,
     /// Commits written since start.
     pub commits: u64,
     /// Why publishes are blocked, when they are.

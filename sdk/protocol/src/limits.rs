@@ -19,6 +19,12 @@ pub const UDP_PAYLOAD_MAX: u16 = 6_000;
 /// Most user headers of one message.
 pub const HEADERS_MAX: usize = 256;
 
+/// Longest time a message may wait before it enters its queues, in milliseconds: a year.
+pub const DELAY_MAX_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
+
+/// Longest time to live of a message, its own or its queue's, in milliseconds: a year.
+pub const EXPIRATION_MAX_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
+
 /// Most publishes a publisher may have unconfirmed, in messages.
 pub const PUBLISH_WINDOW_MAX: u32 = 65_536;
 

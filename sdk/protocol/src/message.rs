@@ -18,8 +18,13 @@ pub struct MessageMeta<'a> {
     pub message_id: Option<&'a str>,
     /// Milliseconds since the Unix epoch, set by the application.
     pub timestamp: Option<u64>,
-    /// Milliseconds after which the message is no longer worth delivering.
+    /// Milliseconds after which the message is no longer worth delivering: it leaves the work queues where it still waits.
+    /// Counts from the publish, or from the end of `delay`. 1 to [`crate::limits::EXPIRATION_MAX_MS`]. Streams have
+    /// retention instead and ignore it.
     pub expiration: Option<u64>,
+    /// Milliseconds that the message waits, routed and confirmed, before it enters its queues; up to
+    /// [`crate::limits::DELAY_MAX_MS`]. 0 is no delay.
+    pub delay: Option<u64>,
     /// MIME type of the body.
     pub content_type: Option<&'a str>,
     /// Encoding of the body, such as `gzip`.
@@ -70,6 +75,7 @@ impl<'a> MessageMeta<'a> {
         if meta.headers.len() > crate::limits::HEADERS_MAX {
             return Err(MetaError::TooManyHeaders(meta.headers.len()));
         }
+        check_times(meta.expiration, meta.delay)?;
         Ok(meta)
     }
 }
@@ -78,6 +84,20 @@ impl<'a> MessageMeta<'a> {
 pub fn routing_key(meta: &[u8]) -> Option<&str> {
     // It is the first field.
     postcard::take_from_bytes(meta).ok().map(|(key, _)| key)
+}
+
+/// Checks a message's expiration and delay, in milliseconds.
+///
+/// # Errors
+/// When one is out of its range.
+pub fn check_times(expiration: Option<u64>, delay: Option<u64>) -> Result<(), MetaError> {
+    match (expiration, delay) {
+        (Some(expiration), _) if !(1..=crate::limits::EXPIRATION_MAX_MS).contains(&expiration) => {
+            Err(MetaError::Expiration(expiration))
+        }
+        (_, Some(delay)) if delay > crate::limits::DELAY_MAX_MS => Err(MetaError::Delay(delay)),
+        _ => Ok(()),
+    }
 }
 
 /// Why bytes are not a message's metadata.
@@ -92,4 +112,10 @@ pub enum MetaError {
     /// There are more headers than the limit.
     #[error("{0} headers are over the limit of {max}", max = crate::limits::HEADERS_MAX)]
     TooManyHeaders(usize),
+    /// A message with this expiration would never be delivered, or never expire.
+    #[error("an expiration of {0} ms is out of range: 1 to {max}", max = crate::limits::EXPIRATION_MAX_MS)]
+    Expiration(u64),
+    /// The delay is over its limit.
+    #[error("a delay of {0} ms is over the limit of {max}", max = crate::limits::DELAY_MAX_MS)]
+    Delay(u64),
 }

@@ -106,7 +106,14 @@ impl QueueSpec {
             auto_delete: false,
             fsync: None,
             kind: QueueKind::Work,
+            message_ttl_ms: None,
         }
+    }
+
+    /// Messages that wait longer in this work queue expire, to the millisecond and after at least one.
+    pub fn message_ttl(mut self, ttl: Duration) -> QueueSpec {
+        self.message_ttl_ms = Some(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1));
+        self
     }
 
     /// With a setting of its own for when persistent messages are on disk; those of a stream all count as persistent.
@@ -171,8 +178,8 @@ impl QueueSpec {
     /// Checks the name, which may be empty here, the interval, and that the kind goes with the rest.
     ///
     /// # Errors
-    /// `InvalidArgument` for a bad name or an interval out of range, and for a stream that is transient, exclusive or auto-delete, or has a
-    /// limit of 0.
+    /// `InvalidArgument` for a bad name, an interval or a message TTL out of range, and for a stream that is transient,
+    /// exclusive or auto-delete, has a message TTL, or has a limit of 0.
     pub fn check(&self) -> Result<(), ErrorBody> {
         if let Some(fsync) = self.fsync.filter(|fsync| !fsync.is_valid()) {
             let message = format!("the fsync setting {fsync} is out of range: an interval has 1 to 60000 ms");
@@ -180,6 +187,15 @@ impl QueueSpec {
         }
         if !self.name.is_empty() {
             check_name("queue", &self.name)?;
+        }
+        if let Some(ttl) = self.message_ttl_ms
+            && !(1..=limits::EXPIRATION_MAX_MS).contains(&ttl)
+        {
+            return Err(invalid(format!(
+                "the queue {:?} has a message TTL of {ttl} ms, which is out of range: 1 to {}",
+                self.name,
+                limits::EXPIRATION_MAX_MS
+            )));
         }
         match self.kind {
             QueueKind::Work => Ok(()),
@@ -196,6 +212,10 @@ impl QueueSpec {
         if let Some((_, property)) = properties.into_iter().find(|(is, _)| *is) {
             return Err(invalid(format!("the stream {:?} is {property}", self.name))
                 .hint("a stream is durable and belongs to everyone"));
+        }
+        if self.message_ttl_ms.is_some() {
+            return Err(invalid(format!("the stream {:?} has a message TTL", self.name))
+                .hint("a stream drops by max-age"));
         }
         let limits = [
             (retention.max_age_ms, "max-age"),

@@ -105,16 +105,17 @@ fn queue() -> QueueSpec {
         auto_delete: true,
         fsync: Some(Fsync::Interval(300)),
         kind: QueueKind::Work,
+        message_ttl_ms: Some(300),
     }
 }
-const QUEUE: &str = "01 'q' 01 00 01 01 01 AC02 00 ";
+const QUEUE: &str = "01 'q' 01 00 01 01 01 AC02 00 01 AC02 ";
 
 fn stream() -> QueueSpec {
     QueueSpec::stream("s")
         .max_age(Duration::from_millis(300))
         .max_messages(5)
 }
-const STREAM: &str = "01 's' 01 00 00 00 01 01 AC02 00 01 05 ";
+const STREAM: &str = "01 's' 01 00 00 00 01 01 AC02 00 01 05 00 ";
 
 fn binding() -> BindingSpec {
     BindingSpec {
@@ -208,6 +209,8 @@ fn replies() {
         unsettled: 8,
         published: 9,
         delivered: 10,
+        expired: 20,
+        delayed: 21,
         commits: 11,
         blocked: Some("low".into()),
         store: vec![("n".into(), 12)],
@@ -220,6 +223,8 @@ fn replies() {
         published: 3,
         acked: 4,
         redelivered: 5,
+        expired: 300,
+        delayed: 6,
         fsync: Fsync::Never,
         stream: Some(StreamInfo {
             first_offset: 1,
@@ -266,14 +271,14 @@ fn replies() {
             (Reply::Error(error()), format!("01 {ERROR}")),
             (
                 Reply::Status(Box::new(status)),
-                "02 01 '1' 02 '/d' 01 06 'always' 02 03 04 05 06 07 08 09 0A 0B 01 03 'low' 01 01 'n' 0C".into(),
+                "02 01 '1' 02 '/d' 01 06 'always' 02 03 04 05 06 07 08 09 0A 14 15 0B 01 03 'low' 01 01 'n' 0C".into(),
             ),
             (Reply::Names(vec!["a".into(), "b".into()]), "03 02 01 'a' 01 'b'".into()),
             (
                 Reply::Exchanges(vec![ExchangeInfo { spec: exchange(), bindings: 2 }]),
                 format!("04 01 {EXCHANGE} 02"),
             ),
-            (Reply::Queues(vec![queue_info]), format!("05 01 {QUEUE} AC02 01 02 03 04 05 02 01 01 AD02 03")),
+            (Reply::Queues(vec![queue_info]), format!("05 01 {QUEUE} AC02 01 02 03 04 05 AC02 06 02 01 01 AD02 03")),
             (Reply::Bindings(vec![binding()]), format!("06 01 {BINDING}")),
             (Reply::Purged(300), "07 AC02".into()),
             (Reply::RouterVersion(version()), format!("08 {VERSION}")),
@@ -530,6 +535,7 @@ fn frames_of_a_publisher() {
         message_id: Some("m"),
         timestamp: Some(1),
         expiration: None,
+        delay: Some(300),
         content_type: Some("t"),
         content_encoding: None,
         correlation_id: None,
@@ -548,11 +554,11 @@ fn frames_of_a_publisher() {
         1,
         &meta,
         b"body",
-        "12 00 0000 31000000 04000000 0100000000000000 # metadata of 19 + 30 = 49
+        "12 00 0000 34000000 04000000 0100000000000000 # metadata of 22 + 30 = 52
          01 'k'            # routing key
          01 09             # persistent, priority
          01 01 'm'         # message id
-         01 01 00          # timestamp, no expiration
+         01 01 00 01 AC02  # timestamp, no expiration, delay
          01 01 't' 00      # content type, no encoding
          00 01 01 'r'      # no correlation id, reply to
          05                # headers
@@ -638,9 +644,9 @@ fn frames_of_a_consumer() {
         2,
         &(about, message),
         b"b",
-        "23 01 0000 16000000 01000000 0200000000000000 # redelivered; metadata of 10 + 12 = 22
+        "23 01 0000 17000000 01000000 0200000000000000 # redelivered; metadata of 10 + 13 = 23
          01 01 'x' 02 'r2' 01 AC02 02 # of the delivery
-         01 'k' 00*10      # of the message
+         01 'k' 00*11      # of the message
          'b'",
     );
     let settle = Settle {

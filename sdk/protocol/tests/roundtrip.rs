@@ -39,7 +39,8 @@ impl Parts {
             priority: self.numbers[0] as u8,
             message_id: text(1),
             timestamp: text(1).map(|_| self.numbers[0]),
-            expiration: text(2).map(|_| self.numbers[1]),
+            expiration: text(2).map(|_| self.numbers[1] % limits::EXPIRATION_MAX_MS + 1),
+            delay: text(3).map(|_| self.numbers[0] % (limits::DELAY_MAX_MS + 1)),
             content_type: text(2),
             content_encoding: text(3),
             correlation_id: text(4),
@@ -163,4 +164,26 @@ fn keys_and_headers_over_their_limits_do_not_decode() {
         MessageMeta::decode(&many),
         Err(MetaError::TooManyHeaders(limits::HEADERS_MAX + 1))
     );
+}
+
+#[test]
+fn times_out_of_range_do_not_decode() {
+    use pointsman_protocol::message::MetaError;
+    let decode = |expiration, delay| {
+        let mut out = BytesMut::new();
+        let meta = MessageMeta {
+            expiration,
+            delay,
+            ..MessageMeta::default()
+        };
+        frame::put_postcard(&mut out, &meta);
+        MessageMeta::decode(&out).map(drop)
+    };
+    let (longest, too_long) = (limits::EXPIRATION_MAX_MS, limits::EXPIRATION_MAX_MS + 1);
+    assert_eq!(decode(Some(longest), Some(limits::DELAY_MAX_MS)), Ok(()));
+    assert_eq!(decode(Some(1), Some(0)), Ok(()));
+    assert_eq!(decode(Some(0), None), Err(MetaError::Expiration(0)));
+    assert_eq!(decode(Some(too_long), None), Err(MetaError::Expiration(too_long)));
+    let too_long = limits::DELAY_MAX_MS + 1;
+    assert_eq!(decode(None, Some(too_long)), Err(MetaError::Delay(too_long)));
 }

@@ -1,6 +1,6 @@
 //! The state machine: a batch of publishes into queues, their delivery, their acknowledgement.
 
-use pointsman_core::input::{MessageCopy, Publish, Verdict};
+use pointsman_core::input::{MessageCopy, Publish, Times, Verdict};
 use pointsman_core::{
     Broker, Commit, ConnectionId, ConsumerId, DeliveryTag, Effect, Input, PublisherId, PublisherIdentity,
     QueueId,
@@ -110,6 +110,7 @@ impl Core {
             content,
             meta_len,
             persistent: true,
+            times: Times::default(),
             exchange: pointsman_core::ExchangeId::DEFAULT,
             decided_by: None,
             queues: self.queues.clone(),

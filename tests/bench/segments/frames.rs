@@ -86,6 +86,7 @@ fn full_meta() -> MessageMeta<'static> {
         message_id: Some("0192f0c1-7d5e-7c3a-9f0e-1d2c3b4a5968"),
         timestamp: Some(1_700_000_000_000),
         expiration: Some(60_000),
+        delay: None,
         content_type: Some("application/json"),
         content_encoding: Some("identity"),
         correlation_id: Some("0192f0c1"),

@@ -145,6 +145,7 @@ fn batch(number: u64) -> Vec<Record> {
         runs: vec![run(first)],
         time: 0,
         bytes: 0,
+        expires: 0,
     };
     let state = QueueState {
         head: Position(head),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use pointsman_core::input::{MessageCopy, Publish, Verdict};
+use pointsman_core::input::{MessageCopy, Publish, Times, Verdict};
 use pointsman_core::*;
 use pointsman_protocol::admin::{Reply, Request};
 use pointsman_protocol::consume::{Credit, OpenConsumer, Settle, Settlement, StartAt};
@@ -29,6 +29,7 @@ pub(super) struct Message {
     pub(super) persistent: bool,
     pub(super) padding: usize,
     pub(super) two_copies: bool,
+    pub(super) times: Times,
     /// Where the routes of all earlier tries led.
     pub(super) targets: BTreeSet<QueueId>,
 }
@@ -144,7 +145,10 @@ impl World {
             Outcome::Routed { queues } => {
                 assert_eq!(queues as usize, live.len());
                 let len = META.len() + 9 + message.padding;
-                self.model.publish(uid, len, &live);
+                if message.times.delay.is_some() {
+                    self.delayed.insert(uid);
+                }
+                self.model.publish(uid, len, message.times, self.now, &live);
             }
             Outcome::Unroutable => {}
             Outcome::Refused(_) => self.figures.refused += 1,
@@ -379,7 +383,7 @@ impl World {
         let (messages, purging) = match (self.model.queues.get(&queue), self.model.streams.get(&queue)) {
             (Some(model), _) => {
                 let messages = model.count(State::Ready) + model.count(State::Out);
-                (messages, !model.purges.is_empty())
+                (messages, !model.purges.is_empty() || self.is_behind)
             }
             (None, Some(stream)) => ((stream.entries.len() - stream.head) as u64, false),
             (None, None) => return,
@@ -393,7 +397,8 @@ impl World {
         let Some(Reply::Purged(removed)) = reply else {
             panic!("unexpected reply {reply:?}");
         };
-        assert!(purging || removed == messages);
+        assert!(purging || removed == messages + self.model.delayed(queue));
+        self.figures.sweeps += self.model.delayed(queue);
         self.purges.retain(|_, of| *of != queue);
         self.model.delete(queue);
     }
@@ -404,6 +409,11 @@ impl World {
             panic!("unexpected reply {reply:?}");
         };
         for info in queues {
+            if let Some(id) = self.names.get(&info.spec.name)
+                && self.model.knows(*id)
+            {
+                assert_eq!(info.delayed, self.model.delayed(*id));
+            }
             let stream = self
                 .names
                 .get(&info.spec.name)
@@ -418,7 +428,7 @@ impl World {
             else {
                 continue;
             };
-            if model.purges.is_empty() {
+            if model.purges.is_empty() && !self.is_behind {
                 let counts = (model.count(State::Ready), model.count(State::Out));
                 assert_eq!((info.ready, info.unsettled), counts);
             }
@@ -442,8 +452,14 @@ fn new_message(rng: &mut fastrand::Rng) -> Message {
             rng.usize(0..60)
         },
         two_copies: rng.u32(0..10) == 0,
+        times: Times::new(any_time(rng, 6), any_time(rng, 4)),
         targets: BTreeSet::new(),
     }
+}
+
+/// One of a few spans, so that some have the same, for one in `of` messages.
+fn any_time(rng: &mut fastrand::Rng, of: u32) -> Option<u64> {
+    (rng.u32(0..of) == 0).then(|| *rng.choice(&[1, 2, 10, 50, 50, 200, 1_000]).unwrap_or(&1))
 }
 
 fn copies<T: FromIterator<MessageCopy>>(
@@ -470,6 +486,7 @@ fn copies<T: FromIterator<MessageCopy>>(
             content: Bytes::from(content),
             meta_len: META.len() as u32,
             persistent: message.persistent,
+            times: message.times,
             exchange: ExchangeId(7),
             decided_by: None,
             queues: queues.into(),

@@ -4,8 +4,9 @@
 use std::hash::Hash;
 
 use pointsman_core::commit::Place;
+use pointsman_core::due::DueKey;
 use pointsman_core::*;
-use pointsman_protocol::admin::Reply;
+use pointsman_protocol::admin::{Reply, Request};
 use pointsman_protocol::publish::Outcome;
 
 use super::{World, names_of};
@@ -16,6 +17,11 @@ pub(super) enum Read {
         queue: QueueId,
         from: Position,
         to: Position,
+        runs_max: usize,
+    },
+    Due {
+        of: Option<QueueId>,
+        after: DueKey,
         runs_max: usize,
     },
     Chunk {
@@ -43,14 +49,54 @@ impl World {
                 self.model.declare(*id, &queue.spec);
             }
         }
+        self.check_due(&commit);
         for record in &commit.records {
             self.check_record(record);
         }
         for effect in &commit.effects {
             self.check_effect(effect, commit.sync.is_some());
         }
+        self.model.turn += 1;
+        self.seen.extend(self.model.gone.drain(..));
         let model = self.model.clone();
         self.pending.push_back(Pending { commit, model });
+    }
+
+    /// What was due entered its queue or left it, in the order of deadlines and not before them; all of it, unless the
+    /// broker waits for the store or is not done.
+    fn check_due(&mut self, commit: &Commit) {
+        let pages = commit
+            .effects
+            .iter()
+            .filter(|effect| matches!(effect, Effect::ReadDue { of: None, .. }));
+        self.page_reads += pages.count() as u32;
+        self.is_behind = self.page_reads > 0 || self.broker.poll_timeout().is_some_and(|at| at <= self.now);
+        let (_, reply) = self.request(Request::ListQueues(None));
+        let Some(Reply::Queues(queues)) = reply else {
+            panic!("unexpected reply {reply:?}");
+        };
+        let names = names_of(&self.broker.topology());
+        for info in queues {
+            let id = names[&info.spec.name];
+            let before = self.model.delayed(id);
+            assert!(info.delayed <= before, "more is delayed than was published");
+            self.figures.entered += before - info.delayed;
+            let mut expired = self.model.enter(id, info.delayed, self.now);
+            if !self.is_behind {
+                expired.extend(self.model.expire(id, self.now));
+            }
+            self.figures.expired += expired.len() as u64;
+            self.seen.extend(expired.into_iter().map(|uid| (id, uid)));
+            if let Some(queue) = self.model.queues.get(&id) {
+                assert_eq!(info.published, queue.entries.len() as u64);
+                let all = queue.expired - queue.unsure..=queue.expired;
+                assert!(
+                    self.is_behind || all.contains(&info.expired),
+                    "{} and not {all:?} expired in {id:?}",
+                    info.expired
+                );
+            }
+        }
     }
 
     /// Streams grow and shrink as the model allows.
@@ -89,7 +135,10 @@ impl World {
                     let tag = first.0 + u64::from(i);
                     let history = (*redelivered, *delivery_count);
                     let place = place.map(|place| later(place, i));
-                    self.model.deliver(*consumer, tag, message, history, place);
+                    let expired = self
+                        .model
+                        .deliver(*consumer, tag, message, history, place, self.now);
+                    self.seen.extend(expired);
                 }
             }
             Effect::ConsumerOpened { consumer, offset, .. } => self.model.opened(*consumer, *offset),
@@ -101,7 +150,7 @@ impl World {
                 if let Some(queue) = self.purges.remove(id) {
                     let durable = self.model.queues.get(&queue).is_none_or(|queue| queue.durable);
                     assert!(sync || !durable, "a purge that was answered survives power loss");
-                    assert_eq!(self.model.purged(queue), Some(*removed));
+                    self.model.purged(queue, *removed, self.now);
                     self.figures.purged += removed;
                 }
             }
@@ -183,6 +232,10 @@ impl World {
                 };
                 self.ask(read);
             }
+            Effect::ReadDue { of, after, runs_max } => {
+                self.figures.due_reads += 1;
+                self.ask(Read::Due { of, after, runs_max });
+            }
             Effect::ReadChunk { lane, base, ahead } => {
                 self.figures.chunk_reads += 1;
                 self.ask(Read::Chunk { lane, base, ahead });
@@ -253,7 +306,7 @@ impl World {
         client.tags.insert(tag);
         let queue = client.queue;
         self.seen.insert((queue, uid));
-        if !redelivered {
+        if !redelivered && !self.delayed.contains(&uid) {
             let last = self.last_first.insert((queue, uid.0), uid.1);
             assert!(
                 last.is_none_or(|last| last < uid.1),
@@ -284,6 +337,11 @@ impl World {
                 let entries = self.store.read_index(queue, from, to, most);
                 Input::IndexRead { queue, from, entries }
             }
+            Read::Due { of, after, runs_max } => {
+                let most = self.rng.usize(1..4).min(runs_max);
+                let entries = self.store.read_due(of, after, most);
+                Input::DueRead { of, after, entries }
+            }
             Read::Chunk { lane, base, ahead } => {
                 // Ahead, a store leaves large messages alone.
                 let left_alone = ahead && self.rng.u8(..4) == 0;
@@ -298,6 +356,7 @@ impl World {
         if !self.reads.is_empty() {
             let read = self.reads.swap_remove(self.rng.usize(0..self.reads.len()));
             let input = self.answer(read);
+            self.page_reads -= u32::from(matches!(input, Input::DueRead { of: None, .. }));
             self.handle(input);
         }
     }
@@ -311,6 +370,7 @@ impl World {
         self.commit = Commit::default();
         self.pending.clear();
         self.reads.clear();
+        (self.page_reads, self.is_behind) = (0, true);
         self.clients.clear();
         self.purges.clear();
         self.last_first.clear();
@@ -320,7 +380,8 @@ impl World {
         let restored = Broker::restore_with_bounds(self.store.restored(), self.bounds);
         self.broker = restored.expect("what was written fits together");
         self.model = self.durable.clone();
-        self.model.crash(&self.store);
+        self.model.crash(&self.store, self.now);
+        self.seen.extend(self.model.gone.drain(..));
         self.durable = self.model.clone();
         self.synced = (self.store.clone(), self.model.clone());
         self.names = names_of(&self.broker.topology());

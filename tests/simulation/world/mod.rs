@@ -16,12 +16,13 @@ use crate::store::SimStore;
 use clients::{Client, Publisher};
 use commits::{Pending, Read};
 
-const QUEUES: [(&str, bool); 5] = [
-    ("d0", true),
-    ("d1", true),
-    ("d2", true),
-    ("t0", false),
-    ("t1", false),
+/// Work queues: whether they are durable, and how long messages may wait in them.
+const QUEUES: [(&str, bool, Option<u64>); 5] = [
+    ("d0", true, None),
+    ("d1", true, Some(300)),
+    ("d2", true, None),
+    ("t0", false, None),
+    ("t1", false, Some(200)),
 ];
 /// Streams: one that keeps everything, and one for each limit.
 const STREAMS: [(&str, Retention); 4] = [
@@ -79,6 +80,12 @@ pub(crate) struct World {
     seen: BTreeSet<(QueueId, Uid)>,
     /// The last sequence number of a publisher that came for the first time, per queue.
     last_first: BTreeMap<(QueueId, u8), u64>,
+    /// Messages that were delayed, which come out of order.
+    delayed: BTreeSet<Uid>,
+    /// Pages of due entries that the broker waits for.
+    page_reads: u32,
+    /// Whether more was due at the end of the last turn than the broker could do.
+    is_behind: bool,
     /// Every message that a reader of a stream ever saw, by its offset.
     read: BTreeMap<(QueueId, u64), Uid>,
     last_id: u64,
@@ -104,10 +111,15 @@ pub(crate) struct Figures {
     pub(crate) overtaken: u64,
     pub(crate) seeks: u64,
     pub(crate) dropped: u64,
+    pub(crate) entered: u64,
+    pub(crate) expired: u64,
+    pub(crate) due_reads: u64,
+    pub(crate) sweeps: u64,
+    pub(crate) set_back: u64,
 }
 
 impl Figures {
-    fn fields(&mut self) -> [&mut u64; 15] {
+    fn fields(&mut self) -> [&mut u64; 20] {
         [
             &mut self.crashes,
             &mut self.confirms,
@@ -124,6 +136,11 @@ impl Figures {
             &mut self.overtaken,
             &mut self.seeks,
             &mut self.dropped,
+            &mut self.entered,
+            &mut self.expired,
+            &mut self.due_reads,
+            &mut self.sweeps,
+            &mut self.set_back,
         ]
     }
 
@@ -147,6 +164,8 @@ impl World {
             memory_bytes: rng.usize(2_000..40_000),
             deliveries_per_turn: rng.usize(1..40),
             purge_runs_per_turn: rng.usize(1..8),
+            due_page_runs: rng.usize(1..12),
+            due_memory_runs: rng.usize(4..200),
             ..Bounds::default()
         };
         let mut world = World {
@@ -170,6 +189,9 @@ impl World {
             confirmed: BTreeSet::new(),
             seen: BTreeSet::new(),
             last_first: BTreeMap::new(),
+            delayed: BTreeSet::new(),
+            page_reads: 0,
+            is_behind: true,
             read: BTreeMap::new(),
             last_id: 0,
             hash: DefaultHasher::new(),
@@ -207,9 +229,24 @@ impl World {
             94 => self.purge(),
             95 => self.delete_or_declare(),
             96..98 => self.check_list(),
-            98 => self.misbehave(),
+            98 if self.rng.bool() => self.misbehave(),
+            98 => self.turn_clock(),
             _ if self.rng.u32(0..4) == 0 => self.crash(),
             _ => {}
+        }
+    }
+
+    /// The clock jumps ahead or is set back. The latter only when the broker did all that was due: otherwise nobody but
+    /// the broker knows what of it happened before that.
+    fn turn_clock(&mut self) {
+        if self.rng.bool() {
+            self.now += self.rng.u64(0..1_000);
+            return;
+        }
+        self.finish();
+        if !self.is_behind {
+            self.now -= self.rng.u64(0..600);
+            self.figures.set_back += 1;
         }
     }
 
@@ -248,8 +285,9 @@ impl World {
     }
 
     fn declare_queues(&mut self) {
-        let queues = QUEUES.map(|(name, durable)| QueueSpec {
+        let queues = QUEUES.map(|(name, durable, message_ttl_ms)| QueueSpec {
             durable,
+            message_ttl_ms,
             ..QueueSpec::new(name)
         });
         let streams = STREAMS.map(|(name, retention)| QueueSpec {

@@ -12,6 +12,8 @@ use crate::stream::Reader;
 impl World {
     pub(super) fn come_to_rest(&mut self) {
         for _ in 0..20_000 {
+            // Beyond every delay and expiration.
+            self.now += 5_000;
             self.finish();
             while !self.pending.is_empty() {
                 self.make_durable();
@@ -32,14 +34,15 @@ impl World {
                 .iter()
                 .any(|publisher| !publisher.unconfirmed.is_empty());
             let tags = self.clients.values().any(|client| !client.tags.is_empty());
-            if before == after && !open && !tags && !self.more && self.reads.is_empty() {
+            let due = self.broker.totals().delayed > 0 || !self.store.due.is_empty() || self.is_behind;
+            if before == after && !open && !tags && !self.more && !due && self.reads.is_empty() {
                 return;
             }
         }
         panic!("the broker does not come to rest: {:?}", self.broker.totals());
     }
 
-    fn progress(&self) -> [u64; 5] {
+    fn progress(&self) -> [u64; 7] {
         let figures = &self.figures;
         [
             figures.confirms,
@@ -47,6 +50,8 @@ impl World {
             figures.stream_reads,
             figures.index_reads,
             figures.dropped,
+            figures.entered,
+            figures.expired,
         ]
     }
 
@@ -69,7 +74,7 @@ impl World {
                 Some(_) => {}
             }
         }
-        for name in QUEUES.map(|(name, _)| name) {
+        for name in QUEUES.map(|(name, _, _)| name) {
             if let Some(queue) = self.known(name)
                 && !self.clients.values().any(|client| client.queue == queue)
             {
@@ -151,6 +156,7 @@ impl World {
         self.check_streams_on_disk();
         assert!(store.acks.is_empty(), "ack blocks leak: {:?}", store.acks);
         assert!(store.attempts.is_empty(), "attempts leak: {:?}", store.attempts);
+        assert!(store.delayed.is_empty(), "delays leak: {:?}", store.delayed);
         let mut work = store.states.values().filter(|state| state.stream.is_none());
         assert!(work.all(|state| state.head == state.tail));
         let totals = self.broker.totals();

@@ -84,6 +84,10 @@ fn change(delivery: Delivery, name: &str, value: Dynamic) -> Result<Delivery, St
             let after = value.as_int().ok().and_then(|number| u64::try_from(number).ok());
             Ok(delivery.expires_after(after.ok_or_else(|| wrong("a number of milliseconds", &value))?))
         }
+        "delay" => {
+            let delay = value.as_int().ok().and_then(|number| u64::try_from(number).ok());
+            Ok(delivery.delay(delay.ok_or_else(|| wrong("a number of milliseconds", &value))?))
+        }
         "headers" => {
             let headers = value.read_lock::<Map>().ok_or_else(|| wrong("a map", &value))?;
             headers.iter().try_fold(delivery, |delivery, (name, value)| {
@@ -100,7 +104,7 @@ fn change(delivery: Delivery, name: &str, value: Dynamic) -> Result<Delivery, St
             }
         },
         other => Err(format!(
-            "`{other}` cannot be changed; a map has `to`, `routing_key`, `priority`, `expires_after`, `headers`, `body`"
+            "`{other}` cannot be changed; a map has `to`, `routing_key`, `priority`, `expires_after`, `delay`, `headers`, `body`"
         )),
     }
 }

@@ -76,7 +76,7 @@ fn a_script_can_reject() {
 #[test]
 fn a_map_changes_what_the_target_gets() {
     let script = r#"fn route(msg) { [
-        #{ to: "paid", routing_key: "k", priority: 9, expires_after: 500, body: "new",
+        #{ to: "paid", routing_key: "k", priority: 9, expires_after: 500, delay: 250, body: "new",
            headers: #{ kind: (), count: 3, seen: true } },
         "eu"
     ] }"#;
@@ -84,8 +84,13 @@ fn a_map_changes_what_the_target_gets() {
     assert_eq!(routed.targets(), ["paid", "eu"]);
     let paid = routed.received("paid").unwrap();
     assert_eq!(
-        (paid.routing_key(), paid.priority(), paid.expiration()),
-        ("k", 9, Some(500))
+        (
+            paid.routing_key(),
+            paid.priority(),
+            paid.expiration(),
+            paid.delay()
+        ),
+        ("k", 9, Some(500), Some(250))
     );
     let headers: Vec<_> = paid.headers().collect();
     assert_eq!(headers, [("count", Value::Int(3)), ("seen", Value::Bool(true))]);

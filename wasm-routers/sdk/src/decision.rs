@@ -92,6 +92,7 @@ pub struct Delivery {
     /// Number of headers to set, packed.
     set: (u16, Vec<u8>),
     body: Option<Vec<u8>>,
+    delay: Option<u64>,
 }
 
 impl Delivery {
@@ -105,6 +106,7 @@ impl Delivery {
             removed: (0, Vec::new()),
             set: (0, Vec::new()),
             body: None,
+            delay: None,
         }
     }
 
@@ -122,10 +124,17 @@ impl Delivery {
         self
     }
 
-    /// Not worth delivering after so many milliseconds.
+    /// Not worth delivering after so many milliseconds, at least one, counted from the publish or the end of the delay.
     #[must_use]
     pub fn expires_after(mut self, milliseconds: u64) -> Delivery {
         self.expiration = Some(milliseconds);
+        self
+    }
+
+    /// In its queues only after so many milliseconds; 0 is at once.
+    #[must_use]
+    pub fn delay(mut self, milliseconds: u64) -> Delivery {
+        self.delay = Some(milliseconds);
         self
     }
 
@@ -161,6 +170,7 @@ impl Delivery {
             (Change::RemoveHeaders, self.removed.0 > 0),
             (Change::SetHeaders, self.set.0 > 0),
             (Change::Body, self.body.is_some()),
+            (Change::Delay, self.delay.is_some()),
         ];
         let bits = bits
             .iter()
@@ -182,5 +192,6 @@ impl Delivery {
             out.extend((body.len() as u32).to_le_bytes());
             out.extend_from_slice(body);
         }
+        out.extend(self.delay.iter().flat_map(|ms| ms.to_le_bytes()));
     }
 }

@@ -87,6 +87,7 @@
 //! | 3 | headers to remove | 2 bytes count; for each: 2 bytes length, name |
 //! | 4 | headers to set | 2 bytes count; for each: 2 bytes length, name, 4 bytes length, *value* |
 //! | 5 | body | 4 bytes length, bytes |
+//! | 6 | delay | 8 bytes, milliseconds |
 //!
 //! Since nothing is pointed to, an answer cannot make the broker do more than its own length.
 //!

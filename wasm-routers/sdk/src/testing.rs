@@ -31,6 +31,7 @@ pub struct TestMessage {
     message_id: Option<String>,
     timestamp: Option<u64>,
     expiration: Option<u64>,
+    delay: Option<u64>,
     content_type: Option<String>,
     content_encoding: Option<String>,
     correlation_id: Option<String>,
@@ -100,6 +101,11 @@ impl TestMessage {
         self
     }
 
+    /// The delay that a router gave it, in milliseconds.
+    pub fn delay(&self) -> Option<u64> {
+        self.delay
+    }
+
     /// The message after a delivery's changes, as the broker makes them.
     fn apply(mut self, changes: Changes<'_>) -> TestMessage {
         if let Some(key) = changes.routing_key {
@@ -107,6 +113,7 @@ impl TestMessage {
         }
         self.priority = changes.priority.unwrap_or(self.priority);
         self.expiration = changes.expiration.or(self.expiration);
+        self.delay = changes.delay.or(self.delay);
         self.headers
             .retain(|(name, _)| !changes.remove_headers.contains(&name.as_str()));
         for (name, value) in changes.set_headers {

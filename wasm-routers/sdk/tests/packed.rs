@@ -188,7 +188,8 @@ fn sample() -> Vec<u8> {
         .without_header("old")
         .header("x", 1)
         .header("y", "z")
-        .body("changed");
+        .body("changed")
+        .delay(250);
     pack(&[
         Decision::Unroutable,
         Decision::to(a),
@@ -215,8 +216,13 @@ fn decisions_survive_packing() {
     assert_eq!(deliveries[0].changes, Default::default());
     let changes = &deliveries[1].changes;
     assert_eq!(
-        (changes.routing_key, changes.priority, changes.expiration),
-        (Some("new"), Some(3), Some(500))
+        (
+            changes.routing_key,
+            changes.priority,
+            changes.expiration,
+            changes.delay
+        ),
+        (Some("new"), Some(3), Some(500), Some(250))
     );
     assert_eq!(changes.remove_headers, ["old"]);
     assert_eq!(

@@ -88,6 +88,7 @@ fn delivery(target: Target, set_headers: Vec<Header>) -> Delivery {
             routing_key: None,
             priority: None,
             expiration: None,
+            delay: None,
             remove_headers: Vec::new(),
             set_headers,
             body: None,

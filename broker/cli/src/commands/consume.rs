@@ -76,6 +76,9 @@ struct MessageView {
     /// Milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     expiration: Option<u64>,
+    /// Milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay: Option<u64>,
     priority: u8,
     headers: BTreeMap<String, Json>,
     /// The body when it is UTF-8 text.
@@ -264,6 +267,7 @@ fn view(delivery: &Delivery) -> Result<MessageView, CliError> {
         content_encoding: text(meta.content_encoding),
         timestamp: meta.timestamp,
         expiration: meta.expiration,
+        delay: meta.delay,
         priority: meta.priority,
         headers: meta
             .headers
@@ -342,6 +346,7 @@ mod tests {
             content_encoding: None,
             timestamp: None,
             expiration: None,
+            delay: None,
             priority: 0,
             headers: [("n".to_owned(), json!(5))].into(),
             body: std::str::from_utf8(body).ok().map(str::to_owned),

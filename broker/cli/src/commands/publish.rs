@@ -16,6 +16,7 @@ use serde_json::Value as Json;
 use tokio::sync::mpsc;
 
 use super::binding::BindingView;
+use crate::amounts;
 use crate::commands::App;
 use crate::error::CliError;
 use crate::human;
@@ -79,9 +80,12 @@ struct Properties {
     /// 0 to 255
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     priority: u8,
-    /// How long the message is worth delivering, in milliseconds
-    #[arg(long, value_name = "MS")]
-    expiration: Option<u64>,
+    /// How long the message is worth delivering, such as 10s; then it leaves the queues where it still waits
+    #[arg(long, value_name = "SPAN", value_parser = amounts::span)]
+    expiration: Option<Duration>,
+    /// How long the message waits before it enters its queues, such as 5s
+    #[arg(long, value_name = "SPAN", value_parser = amounts::span)]
+    delay: Option<Duration>,
     /// Keep it in memory only, even in durable queues
     #[arg(long)]
     transient: bool,
@@ -158,8 +162,11 @@ impl PublishArgs {
         if let Some(encoding) = &p.content_encoding {
             message = message.content_encoding(encoding.clone());
         }
-        if let Some(ms) = p.expiration {
-            message = message.expiration(Duration::from_millis(ms));
+        if let Some(after) = p.expiration {
+            message = message.expiration(after);
+        }
+        if let Some(by) = p.delay {
+            message = message.delay(by);
         }
         for Pair { name, value } in &self.headers {
             message = message.header(name.clone(), header_value(value));

@@ -43,6 +43,9 @@ pub(crate) enum QueueCommand {
         /// A stream drops messages behind so many
         #[arg(long, value_name = "NUMBER", requires = "stream")]
         max_messages: Option<u64>,
+        /// Messages that wait longer expire, such as 1m; not for streams
+        #[arg(long, value_name = "SPAN", value_parser = amounts::span, conflicts_with = "stream")]
+        message_ttl: Option<Duration>,
     },
     /// List all queues of the vhost
     #[command(visible_alias = "ls")]
@@ -86,6 +89,10 @@ pub(crate) struct QueueView {
     published: u64,
     acked: u64,
     redelivered: u64,
+    expired: u64,
+    delayed: u64,
+    /// How long messages may wait before they expire.
+    message_ttl_ms: Option<u64>,
     /// What a confirm of a persistent message promises; none in a queue that is not on disk.
     fsync: Option<String>,
     #[serde(flatten)]
@@ -116,9 +123,10 @@ pub(crate) async fn run(app: &App, command: QueueCommand) -> Result<(), CliError
             max_age,
             max_bytes,
             max_messages,
+            message_ttl,
         } => {
             let retention = Retention {
-                max_age_ms: max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+                max_age_ms: max_age.map(amounts::millis),
                 max_bytes,
                 max_messages,
             };
@@ -132,6 +140,7 @@ pub(crate) async fn run(app: &App, command: QueueCommand) -> Result<(), CliError
                     true => QueueKind::Stream(retention),
                     false => QueueKind::Work,
                 },
+                message_ttl_ms: message_ttl.map(amounts::millis),
             };
             for queue in queues(app, Request::DeclareQueue(spec)).await? {
                 app.output
@@ -209,6 +218,9 @@ impl From<QueueInfo> for QueueView {
             published: info.published,
             acked: info.acked,
             redelivered: info.redelivered,
+            expired: info.expired,
+            delayed: info.delayed,
+            message_ttl_ms: info.spec.message_ttl_ms,
             fsync,
             stream: info.stream.map(|stream| StreamView {
                 first_offset: stream.first_offset,
@@ -247,7 +259,18 @@ impl QueueView {
             ("published", human::count(self.published)),
             ("acked", human::count(self.acked)),
             ("redelivered", human::count(self.redelivered)),
+            ("delayed", human::count(self.delayed)),
         ];
+        if self.stream.is_none() {
+            let ttl = |ms| human::span(Duration::from_millis(ms));
+            lines.extend([
+                ("expired", human::count(self.expired)),
+                (
+                    "message ttl",
+                    self.message_ttl_ms.map_or_else(|| "none".to_owned(), ttl),
+                ),
+            ]);
+        }
         lines.extend(self.stream.iter().flat_map(StreamView::lines));
         lines
     }

@@ -28,6 +28,8 @@ struct StatusView {
     unsettled: u64,
     published: u64,
     delivered: u64,
+    expired: u64,
+    delayed: u64,
     commits: u64,
     store: BTreeMap<String, u64>,
 }
@@ -58,6 +60,8 @@ impl From<Status> for StatusView {
             unsettled: s.unsettled,
             published: s.published,
             delivered: s.delivered,
+            expired: s.expired,
+            delayed: s.delayed,
             commits: s.commits,
             store: s.store.into_iter().collect(),
         }
@@ -85,17 +89,19 @@ impl StatusView {
             (
                 "messages",
                 format!(
-                    "{} ready, {} unsettled",
+                    "{} ready, {} unsettled, {} delayed",
                     human::count(self.ready),
-                    human::count(self.unsettled)
+                    human::count(self.unsettled),
+                    human::count(self.delayed)
                 ),
             ),
             (
                 "since start",
                 format!(
-                    "{} published, {} delivered, {}",
+                    "{} published, {} delivered, {} expired, {}",
                     human::count(self.published),
                     human::count(self.delivered),
+                    human::count(self.expired),
                     human::counted(self.commits, "commit"),
                 ),
             ),
@@ -129,6 +135,8 @@ mod tests {
             unsettled: 0,
             published: 0,
             delivered: 0,
+            expired: 0,
+            delayed: 3,
             commits: 1,
             blocked: Some("the disk is nearly full".into()),
             store: vec![("journal_bytes".into(), 5)],
@@ -136,7 +144,7 @@ mod tests {
         let view = StatusView::from(status);
         let lines = view.lines();
         assert!(lines.contains(&("publishes", "blocked: the disk is nearly full".into())));
-        assert!(lines.contains(&("messages", "1,000 ready, 0 unsettled".into())));
+        assert!(lines.contains(&("messages", "1,000 ready, 0 unsettled, 3 delayed".into())));
         assert!(lines.contains(&("journal_bytes", "5".into())));
         let json = serde_json::to_value(&view).unwrap();
         assert_eq!(json["blocked"], "the disk is nearly full");

@@ -56,6 +56,9 @@ struct QueueView {
     /// The number of the queue in the store.
     number: u32,
     saved: u64,
+    /// Messages that wait for the end of their delay.
+    delayed: u64,
+    /// Of both.
     lost: u64,
     /// First and last position of each range.
     lost_positions: Vec<(u64, u64)>,
@@ -94,7 +97,7 @@ impl ReportView {
         ReportView {
             folder: folder.to_owned(),
             sound: report.is_sound(),
-            saved: queues.iter().map(|queue| queue.saved).sum(),
+            saved: queues.iter().map(|queue| queue.saved + queue.delayed).sum(),
             lost: queues.iter().map(|queue| queue.lost).sum(),
             batches_lost: report.batches_lost,
             chunks: report.chunks,
@@ -139,6 +142,7 @@ impl From<&QueueReport> for QueueView {
             queue,
             number: report.queue.0,
             saved: report.saved,
+            delayed: report.delayed,
             lost: report.lost_count(),
             lost_positions: report
                 .lost
@@ -150,7 +154,8 @@ impl From<&QueueReport> for QueueView {
 }
 
 impl Row for QueueView {
-    const HEADINGS: &'static [&'static str] = &["vhost", "queue", "saved", "lost", "lost positions"];
+    const HEADINGS: &'static [&'static str] =
+        &["vhost", "queue", "saved", "delayed", "lost", "lost positions"];
 
     fn cells(&self) -> Vec<String> {
         let number = || format!("(number {})", self.number);
@@ -170,6 +175,7 @@ impl Row for QueueView {
             self.vhost.clone().unwrap_or_default(),
             self.queue.clone().unwrap_or_else(number),
             human::count(self.saved),
+            human::count(self.delayed),
             human::count(self.lost),
             positions.join(", "),
         ]

@@ -21,7 +21,7 @@ use crate::commit::{Commit, Effect, Record};
 use crate::ids::*;
 use crate::topology::{Binding, Exchange, Queue, Router, Target, Topology, Vhost};
 
-pub(crate) use queue::is_durable;
+pub(crate) use queue::{is_durable, message_ttl};
 pub(crate) use router::Loaded;
 
 /// See the module.

@@ -1,5 +1,6 @@
 //! Requests about queues.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use pointsman_protocol::admin::{QueueInfo, QueueKind, QueueSpec, Reply};
@@ -19,6 +20,11 @@ use crate::topology::{self, Target, Vhost};
 /// Whether a queue is on disk. An exclusive one goes with its connection, and so never is.
 pub(crate) fn is_durable(spec: &QueueSpec) -> bool {
     spec.durable && !spec.exclusive
+}
+
+/// How long messages may wait in a queue, in milliseconds.
+pub(crate) fn message_ttl(spec: &QueueSpec) -> Option<NonZeroU64> {
+    spec.message_ttl_ms.and_then(NonZeroU64::new)
 }
 
 impl Definitions {
@@ -79,6 +85,11 @@ fn same_queue(is: &QueueSpec, asked: &QueueSpec) -> Result<(), ErrorBody> {
     );
     let limits = [
         (
+            "message-ttl in milliseconds",
+            is.message_ttl_ms,
+            asked.message_ttl_ms,
+        ),
+        (
             "max-age in milliseconds",
             is_kept.max_age_ms,
             asked_kept.max_age_ms,
@@ -86,8 +97,13 @@ fn same_queue(is: &QueueSpec, asked: &QueueSpec) -> Result<(), ErrorBody> {
         ("max-bytes", is_kept.max_bytes, asked_kept.max_bytes),
         ("max-messages", is_kept.max_messages, asked_kept.max_messages),
     ];
+    let noun = if is.kind == QueueKind::Work {
+        "queue"
+    } else {
+        "stream"
+    };
     match limits.into_iter().find(|(_, is, asked)| is != asked) {
-        Some((limit, there, wanted)) => Err(differs("stream", &is.name, limit, there, wanted)),
+        Some((limit, there, wanted)) => Err(differs(noun, &is.name, limit, there, wanted)),
         None => Ok(()),
     }
 }
@@ -169,6 +185,7 @@ impl Broker {
             QueueKind::Work => {
                 let mut queue = Queue::new(id, is_durable(spec), page_runs);
                 queue.sync = self.fsync_of(spec).within();
+                queue.message_ttl = message_ttl(spec);
                 self.queues.insert(id, queue);
             }
             QueueKind::Stream(retention) => {
@@ -224,6 +241,7 @@ impl Broker {
             define_synced(commit, DefinitionKey::Queue(id), None);
         }
         self.definitions.remove_queue(id);
+        self.due.forget(id, is_durable(&declared.spec), &mut self.log);
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.end_purges(commit);
             queue.delete();
@@ -234,12 +252,13 @@ impl Broker {
         self.list(id);
     }
 
-    /// How many messages are in a queue; what readers of a stream have is in it still.
+    /// How many messages are in a queue, and delayed; what readers of a stream have is in it still.
     fn messages_in(&self, id: QueueId) -> u64 {
         let queue = self.queues.get(&id).map(|queue| queue.counters);
         let stream = self.streams.get(&id).map(Stream::counters);
         queue.map_or(0, |counters| counters.ready + counters.unsettled)
             + stream.map_or(0, |counters| counters.ready)
+            + self.due.delayed(id)
     }
 
     pub(crate) fn purge_queue(
@@ -297,6 +316,8 @@ impl Broker {
             published: published.unwrap_or_default(),
             acked: counters.acked,
             redelivered: counters.redelivered,
+            expired: counters.expired,
+            delayed: self.due.delayed(declared.id),
             fsync: self.fsync_of(&declared.spec),
             stream: stream.map(Stream::info),
         }

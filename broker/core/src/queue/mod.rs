@@ -8,15 +8,19 @@
 
 mod pages;
 mod deliver;
+mod expire;
 mod settled;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::commit::{Commit, IndexEntry, QueueState, Record, Run};
+use crate::due::{DueKey, DueNumber};
 use crate::ids::*;
 use crate::log::Log;
-use pages::{Next, Pages};
+use expire::Overdue;
+use pages::{EntryRef, Next, Pages};
 use settled::Settled;
 
 pub(crate) use deliver::Turn;
@@ -29,12 +33,17 @@ pub(crate) struct Queue {
     durable: bool,
     /// How long after they are written its persistent messages must be synced.
     pub(crate) sync: Option<Duration>,
+    /// How long its messages may wait, in milliseconds.
+    pub(crate) message_ttl: Option<NonZeroU64>,
     /// Messages of this turn, in order.
     pending: Vec<Run>,
     tail: u64,
     pages: Pages,
     returned: BTreeMap<u64, Returned>,
     settled: Settled,
+    overdue: Overdue,
+    /// When the last of this turn's messages expire; 0 when none does.
+    expires: u64,
     /// Every position that was ever handed out is below.
     delivered: u64,
     /// Delivery counts from before a restart, of positions at or above the cursor.
@@ -65,6 +74,8 @@ pub(crate) struct Counters {
     pub(crate) redelivered: u64,
     /// Messages the store no longer has, though nobody settled them.
     pub(crate) missing: u64,
+    /// Messages that left it because their time was over.
+    pub(crate) expired: u64,
 }
 
 /// Messages that were given back.
@@ -78,6 +89,8 @@ struct Returned {
 struct Begun {
     first: u64,
     unsettled: u64,
+    /// As in [`IndexEntry`].
+    expires: u64,
 }
 
 /// A request to remove what waits below a position.
@@ -113,11 +126,14 @@ impl Queue {
             id,
             durable,
             sync: Some(Duration::ZERO),
+            message_ttl: None,
             pending: Vec::new(),
             tail,
             pages: Pages::new(head, tail, if durable { page_runs } else { usize::MAX }),
             returned: BTreeMap::new(),
             settled,
+            overdue: Overdue::default(),
+            expires: 0,
             delivered: state.delivered.0,
             attempts: BTreeMap::new(),
             begun: BTreeMap::new(),
@@ -178,6 +194,22 @@ impl Queue {
         self.tail
     }
 
+    /// The position the next message gets.
+    pub(crate) fn tail(&self) -> Position {
+        Position(self.tail)
+    }
+
+    /// First and last position of the index entry that is made of this turn's messages, of which there are some.
+    pub(crate) fn entry_of_turn(&self) -> (Position, Position) {
+        let count: u64 = self.pending.iter().map(|run| u64::from(run.count)).sum();
+        (Position(self.tail - count), Position(self.tail.saturating_sub(1)))
+    }
+
+    /// Some of this turn's messages expire then.
+    pub(crate) fn expires_at(&mut self, at: u64) {
+        self.expires = self.expires.max(at);
+    }
+
     /// Puts a message at the tail.
     pub(crate) fn push(&mut self, run: Run) {
         self.tail += u64::from(run.count);
@@ -195,7 +227,8 @@ impl Queue {
         if self.pending.is_empty() {
             return;
         }
-        self.pages.push(&self.pending);
+        let expires = std::mem::take(&mut self.expires);
+        self.pages.push(&self.pending, expires);
         if !self.durable {
             self.pending.clear();
             return;
@@ -205,6 +238,7 @@ impl Queue {
             runs: std::mem::take(&mut self.pending),
             time: 0,
             bytes: 0,
+            expires,
         };
         commit.records.push(Record::Index {
             queue: self.id,
@@ -319,12 +353,14 @@ impl Queue {
     }
 
     /// Remembers an index entry until all of its messages are settled.
-    fn begin(&mut self, (first, last): (u64, u64)) {
+    fn begin(&mut self, entry: EntryRef) {
+        let EntryRef { first, last, expires } = entry;
         if self.durable {
             let settled = &self.settled;
             self.begun.entry(last).or_insert_with(|| Begun {
                 first,
                 unsettled: last + 1 - first - settled.count_in(first, last + 1),
+                expires,
             });
         }
     }
@@ -365,9 +401,18 @@ impl Queue {
         self.counters.unsettled -= u64::from(run.count);
         self.settled.insert(position, end);
         log.release(run);
+        let done = if self.overdue.is_empty() {
+            Vec::new()
+        } else {
+            self.overdue.settle(position, end)
+        };
         if !self.durable {
             return;
         }
+        let done = done.into_iter();
+        commit
+            .records
+            .extend(done.map(|key| Record::Due { key, entry: None }));
         if delivery_count > 0 {
             self.write_attempts(position..end, None, commit);
         }
@@ -383,17 +428,29 @@ impl Queue {
             begun.unsettled -= until - position.max(begun.first);
             position = until;
             if begun.unsettled == 0 {
+                let expires = begun.expires;
                 self.begun.remove(&last);
-                commit.records.push(Record::IndexRemove {
-                    queue: self.id,
-                    last: Position(last),
-                });
+                self.remove_entry(last, expires, commit);
             }
         }
     }
 
+    /// Removes an index entry of which everything is settled, and what would have expired of it.
+    fn remove_entry(&self, last: u64, expires: u64, commit: &mut Commit) {
+        let (queue, last) = (self.id, Position(last));
+        commit.records.push(Record::IndexRemove { queue, last });
+        if expires > 0 {
+            let key = DueKey {
+                at: expires,
+                queue,
+                number: DueNumber::Expire(last),
+            };
+            commit.records.push(Record::Due { key, entry: None });
+        }
+    }
+
     /// Messages that were handed out go back to their places, one delivery older.
-    pub(crate) fn give_back(&mut self, position: u64, run: Run, delivery_count: u32, commit: &mut Commit) {
+    fn put_back(&mut self, position: u64, run: Run, delivery_count: u32, commit: &mut Commit) {
         let delivery_count = delivery_count.saturating_add(1);
         let count = u64::from(run.count);
         self.counters.unsettled -= count;

@@ -21,12 +21,21 @@ pub(super) struct PlacedRun {
     pub(super) position: u64,
     /// Where its messages are.
     pub(super) run: Run,
-    /// First and last position of the index entry it came in.
-    pub(super) entry: (u64, u64),
+    /// The index entry it came in.
+    pub(super) entry: EntryRef,
+}
+
+/// What is remembered of an index entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EntryRef {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// As in [`IndexEntry`].
+    pub(super) expires: u64,
 }
 
 impl PlacedRun {
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.position + u64::from(self.run.count)
     }
 
@@ -83,10 +92,11 @@ impl Pages {
     }
 
     /// Adds the messages of a turn, which follow the tail.
-    pub(super) fn push(&mut self, runs: &[Run]) {
+    pub(super) fn push(&mut self, runs: &[Run], expires: u64) {
         let first = self.tail;
         let count: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
-        let entry = (first, first + count - 1);
+        let last = first + count - 1;
+        let entry = EntryRef { first, last, expires };
         let to_front = self.front_end == self.tail && self.front.len() < self.runs_max;
         let page = if to_front { &mut self.front } else { &mut self.back };
         for &run in runs {
@@ -112,7 +122,7 @@ impl Pages {
             while self.back.front().is_some_and(|run| run.entry == oldest) {
                 self.back.pop_front();
             }
-            self.back_first = oldest.1 + 1;
+            self.back_first = oldest.last + 1;
         }
     }
 
@@ -153,6 +163,15 @@ impl Pages {
         self.cursor = position;
     }
 
+    /// Everything below `head` is settled: what of it is in the store only is not read any more.
+    pub(super) fn settled_below(&mut self, head: u64) {
+        let from = head.min(self.back_first);
+        if self.front.is_empty() && !self.reading && self.front_end < from {
+            self.front_end = from;
+            self.cursor = self.cursor.max(from);
+        }
+    }
+
     /// Asks the store for the beginning of the gap, unless it was asked already.
     pub(super) fn read(&mut self, queue: QueueId, commit: &mut Commit) {
         if !self.reading {
@@ -184,21 +203,22 @@ impl Pages {
             if last < self.front_end || last >= self.back_first {
                 continue;
             }
-            self.fill_entry(entry.first.0, last, &entry.runs);
+            let from = EntryRef {
+                first: entry.first.0,
+                last,
+                expires: entry.expires,
+            };
+            self.fill_entry(from, &entry.runs);
         }
         if self.front.is_empty() {
             self.front_end = self.back_first;
         }
     }
 
-    fn fill_entry(&mut self, first: u64, last: u64, runs: &[Run]) {
-        let mut position = first;
+    fn fill_entry(&mut self, entry: EntryRef, runs: &[Run]) {
+        let mut position = entry.first;
         for &run in runs {
-            let mut placed = PlacedRun {
-                position,
-                run,
-                entry: (first, last),
-            };
+            let mut placed = PlacedRun { position, run, entry };
             position = placed.end();
             if position > self.front_end {
                 let known = self.front_end.saturating_sub(placed.position);
@@ -206,6 +226,6 @@ impl Pages {
                 self.front.push_back(placed);
             }
         }
-        self.front_end = last + 1;
+        self.front_end = entry.last + 1;
     }
 }

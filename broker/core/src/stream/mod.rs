@@ -191,6 +191,7 @@ impl Stream {
             unsettled: self.unsettled,
             acked: self.acked,
             redelivered: 0,
+            expired: 0,
             missing: self.missing,
         }
     }
@@ -200,7 +201,7 @@ impl Stream {
         self.tail
     }
 
-    /// Puts a message of `len` bytes at the tail.
+    /// Puts messages of `len` bytes together at the tail.
     pub(crate) fn push(&mut self, run: Run, len: usize) {
         let first = Position(self.tail);
         self.tail += u64::from(run.count);
@@ -218,6 +219,7 @@ impl Stream {
             runs: vec![run],
             time: 0,
             bytes: len as u64,
+            expires: 0,
         });
     }
 

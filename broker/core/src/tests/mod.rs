@@ -2,6 +2,7 @@
 
 mod declaring;
 mod delivery;
+mod due;
 mod publishing;
 mod streams;
 
@@ -13,7 +14,7 @@ use pointsman_protocol::consume::{Credit, OpenConsumer, Settle, Settlement};
 use pointsman_protocol::{ErrorBody, ErrorCode, MessageMeta};
 use smallvec::smallvec;
 
-use crate::input::{MessageCopy, Publish, Verdict};
+use crate::input::{MessageCopy, Publish, Times, Verdict};
 use crate::*;
 
 const NOW: u64 = 1_700_000_000_000;
@@ -56,11 +57,15 @@ impl Bench {
 
     /// One turn with these inputs.
     fn turn(&mut self, inputs: impl IntoIterator<Item = Input>) -> Commit {
+        self.turn_at(NOW, inputs)
+    }
+
+    fn turn_at(&mut self, now: u64, inputs: impl IntoIterator<Item = Input>) -> Commit {
         let mut commit = Commit::default();
         for input in inputs {
-            self.broker.handle(input, NOW, &mut commit);
+            self.broker.handle(input, now, &mut commit);
         }
-        self.broker.finish(NOW, &mut commit);
+        self.broker.finish(now, &mut commit);
         commit
     }
 
@@ -158,6 +163,7 @@ fn copy(body: &str, queues: &[QueueId]) -> MessageCopy {
         content: Bytes::from(content),
         meta_len: meta.len() as u32,
         persistent: true,
+        times: Times::default(),
         exchange: ExchangeId(0),
         decided_by: None,
         queues: queues.into(),

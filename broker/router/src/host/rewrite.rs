@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use pointsman_protocol::limits::{FRAME_BODY_MAX, FRAME_META_MAX, HEADERS_MAX, KEY_MAX};
+use pointsman_protocol::message::check_times;
 use pointsman_protocol::{MessageMeta, Value};
 use pointsman_router::packed::Changes;
 
@@ -27,6 +28,8 @@ pub(crate) fn rewrite(question: &Question, changes: &Changes<'_>) -> Result<Ques
     }
     meta.priority = changes.priority.unwrap_or(meta.priority);
     meta.expiration = changes.expiration.or(meta.expiration);
+    meta.delay = changes.delay.or(meta.delay);
+    check_times(meta.expiration, meta.delay).map_err(|error| Failure(error.to_string()))?;
     meta.headers
         .retain(|(name, _)| !changes.remove_headers.contains(name));
     for (name, value) in &changes.set_headers {
@@ -39,7 +42,8 @@ pub(crate) fn rewrite(question: &Question, changes: &Changes<'_>) -> Result<Ques
     encode(&meta, changes.body.unwrap_or(body))
 }
 
-/// The message with headers that say which module failed on it and how.
+/// The message with headers that say which module failed on it and how. It is kept at once and until someone looks at it,
+/// whatever its delay and expiration.
 pub(crate) fn mark_failed(question: &Question, router: &str, reason: &str, exchange: &str) -> Question {
     let unmarked = || Question {
         content: question.content.clone(),
@@ -52,6 +56,7 @@ pub(crate) fn mark_failed(question: &Question, router: &str, reason: &str, excha
     for (name, text) in [(FAILED_ROUTER, router), (FAILURE, reason), (FAILED_AT, exchange)] {
         set_header(&mut meta, name, Value::Str(text));
     }
+    (meta.expiration, meta.delay) = (None, None);
     // A message without room for three more headers is kept as it is; the event log has the rest.
     encode(&meta, body).unwrap_or_else(|_| unmarked())
 }
@@ -142,6 +147,7 @@ mod tests {
         let changes = Changes {
             routing_key: Some("b"),
             expiration: Some(5),
+            delay: Some(7),
             remove_headers: vec!["y"],
             set_headers: vec![
                 ("x", pointsman_router::Value::Str("one")),
@@ -152,8 +158,14 @@ mod tests {
         let after = rewrite(&before, &changes).unwrap();
         let (meta, body) = parts(&after);
         assert_eq!(
-            (meta.routing_key, meta.persistent, meta.expiration, body),
-            ("b", true, Some(5), &b"body"[..])
+            (
+                meta.routing_key,
+                meta.persistent,
+                meta.expiration,
+                meta.delay,
+                body
+            ),
+            ("b", true, Some(5), Some(7), &b"body"[..])
         );
         assert_eq!(meta.headers, [("x", Value::Str("one")), ("z", Value::Bool(true))]);
     }
@@ -166,6 +178,26 @@ mod tests {
             ..Default::default()
         };
         assert!(rewrite(&question(vec![], b""), &changes).is_err());
+        for (expiration, delay) in [(Some(0), None), (None, Some(u64::MAX))] {
+            let changes = Changes {
+                expiration,
+                delay,
+                ..Default::default()
+            };
+            assert!(rewrite(&question(vec![], b""), &changes).is_err());
+        }
+    }
+
+    #[test]
+    fn a_failed_message_is_kept_at_once_and_does_not_expire() {
+        let meta = MessageMeta {
+            expiration: Some(1),
+            delay: Some(60_000),
+            ..Default::default()
+        };
+        let kept = mark_failed(&encode(&meta, b"b").unwrap(), "r@1", "it trapped", "in");
+        let (meta, body) = parts(&kept);
+        assert_eq!((meta.expiration, meta.delay, body), (None, None, &b"b"[..]));
     }
 
     #[test]

@@ -107,6 +107,7 @@ pub(crate) fn changes(typed: &TypedChanges) -> Changes<'_> {
         routing_key: typed.routing_key.as_deref(),
         priority: typed.priority,
         expiration: typed.expiration,
+        delay: typed.delay,
         remove_headers: typed.remove_headers.iter().map(String::as_str).collect(),
         set_headers: typed
             .set_headers

@@ -26,10 +26,12 @@ pub enum Change {
     SetHeaders = 4,
     /// The body.
     Body = 5,
+    /// The time until it enters its queues.
+    Delay = 6,
 }
 
 impl Change {
-    const ALL_BITS: u32 = 0b11_1111;
+    const ALL_BITS: u32 = 0b111_1111;
 
     /// The change's bit.
     pub const fn bit(self) -> u32 {
@@ -165,6 +167,8 @@ pub struct Changes<'a> {
     pub set_headers: Vec<(&'a str, Value<'a>)>,
     /// The new body.
     pub body: Option<&'a [u8]>,
+    /// The time until it enters its queues, in milliseconds.
+    pub delay: Option<u64>,
 }
 
 impl<'a> Decisions<'a> {
@@ -299,6 +303,9 @@ fn decode_changes<'a>(reader: &mut Reader<'a>) -> Result<Changes<'a>, PackedErro
     if has(Change::Body) {
         let len = reader.u32("body")?;
         changes.body = Some(reader.take(len as usize, "body")?);
+    }
+    if has(Change::Delay) {
+        changes.delay = Some(reader.u64("delay")?);
     }
     Ok(changes)
 }

@@ -574,15 +574,17 @@ mod tests {
             "n=5",
             "-H",
             "t=\"5\"",
+            "--delay",
+            "2s",
             "--expiration",
-            "9",
+            "9ms",
             "--transient",
         ]);
         let message = args.unwrap().message(Bytes::from("b"), "key".into());
         let meta = message.meta();
         assert_eq!(
-            (meta.routing_key, meta.persistent, meta.expiration),
-            ("key", false, Some(9))
+            (meta.routing_key, meta.persistent, meta.delay, meta.expiration),
+            ("key", false, Some(2_000), Some(9))
         );
         assert_eq!(meta.headers, [("n", Value::Int(5)), ("t", Value::Str("5"))]);
     }

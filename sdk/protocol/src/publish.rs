@@ -39,7 +39,7 @@ pub struct Confirm {
 /// What became of a publish.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It is in that many queues (at least one).
+    /// It is in that many queues (at least one), or will be at the end of its delay.
     Routed {
         /// Number of queues.
         queues: u32,

@@ -70,7 +70,7 @@ impl World {
             .iter()
             .filter(|effect| matches!(effect, Effect::ReadDue { of: None, .. }));
         self.page_reads += pages.count() as u32;
-        self.is_behind = self.page_reads > 0 || self.broker.poll_timeout().is_some_and(|at| at <= self.now);
+        self.is_behind = self.page_reads > 0 || self.more || self.model.is_due_already(self.now);
         let (_, reply) = self.request(Request::ListQueues(None));
         let Some(Reply::Queues(queues)) = reply else {
             panic!("unexpected reply {reply:?}");

@@ -220,6 +220,8 @@ fn a_message_that_a_consumer_has_does_not_expire_until_it_comes_back() {
         assert_eq!(clock.consume(queue, 4), ["a", "b", "c", "d"]);
         clock.at(10);
         assert_eq!(clock.counts(queue), [0, 4, 0, 0]);
+        let kept = usize::from(queue == "d");
+        assert_eq!(clock.due.len(), kept, "a restart would expire them");
         clock.settle(1, 1, Settlement::Ack);
         assert_eq!(bodies(&clock.settle(2, 1, Settlement::Requeue)), [""; 0]);
         assert_eq!(clock.counts(queue), [0, 2, 1, 0]);

@@ -26,7 +26,7 @@ mod plot;
 
 mod machine;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -164,7 +164,7 @@ fn installed<'a>(peers: Vec<&'a Peer>, results: &mut Results) -> Vec<&'a Peer> {
     peers.into_iter().filter(is_there).collect()
 }
 
-fn write(results: &Results, rows: &[Row], folder: &PathBuf) -> Result<(), String> {
+fn write(results: &Results, rows: &[Row], folder: &Path) -> Result<(), String> {
     let write =
         |name: &str, text: &str| std::fs::write(folder.join(name), text).map_err(|error| error.to_string());
     write("README.md", &table::page(results, rows))?;

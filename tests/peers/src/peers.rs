@@ -127,7 +127,7 @@ pub(crate) struct Running {
 }
 
 enum Target {
-    Pointsman(Pointsman),
+    Pointsman(Box<Pointsman>),
     Redis(Redis),
     Nats(Nats),
     RabbitMq(RabbitMq),
@@ -186,14 +186,19 @@ impl Peer {
         let (server, target) = match self.kind {
             Kind::Pointsman(fsync) => {
                 let (server, broker) = start_pointsman(port, fsync)?;
-                (server, Target::Pointsman(Pointsman::new(broker, "bench")))
+                (
+                    server,
+                    Target::Pointsman(Box::new(Pointsman::new(broker, "bench"))),
+                )
             }
             Kind::PointsmanRouter => {
                 let (server, builder) = start_pointsman(port, "always")?;
                 load_router(&server)?;
                 (
                     server,
-                    Target::Pointsman(Pointsman::new(builder, "bench").topics_by_router("areas")),
+                    Target::Pointsman(Box::new(
+                        Pointsman::new(builder, "bench").topics_by_router("areas"),
+                    )),
                 )
             }
             Kind::Redis(fsync) => {
@@ -221,7 +226,7 @@ impl Running {
     /// Makes what the scenario needs, runs it and removes that.
     pub(crate) async fn run(&self, scenario: &Scenario) -> Result<Report, Error> {
         match &self.target {
-            Target::Pointsman(broker) => cycle(broker, scenario).await,
+            Target::Pointsman(broker) => cycle(broker.as_ref(), scenario).await,
             Target::Redis(broker) => cycle(broker, scenario).await,
             Target::Nats(broker) => cycle(broker, scenario).await,
             Target::RabbitMq(broker) => cycle(broker, scenario).await,

@@ -31,6 +31,14 @@ pub(crate) fn span(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write it as a whole number and ms, s, m, h or d, such as 7d".to_owned())
 }
 
+/// A span that lasts: of messages that expire at once nothing would ever be delivered.
+pub(crate) fn lasting_span(text: &str) -> Result<Duration, String> {
+    match span(text)? {
+        Duration::ZERO => Err("what expires at once is never delivered: write 1ms or more".to_owned()),
+        span => Ok(span),
+    }
+}
+
 /// A size in bytes: a whole number and, unless it is bytes, its unit.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     amount(text, &SIZES).ok_or_else(|| {
@@ -127,6 +135,8 @@ mod tests {
     fn spans_and_sizes_need_a_known_unit_and_must_fit() {
         assert_eq!(span("7d"), Ok(Duration::from_secs(7 * 86_400)));
         assert_eq!(span("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(lasting_span("1ms"), Ok(Duration::from_millis(1)));
+        assert!(lasting_span("0ms").is_err() && lasting_span("1").is_err());
         assert_eq!(size("512"), Ok(512));
         assert_eq!(size("10GB"), Ok(10_000_000_000));
         assert_eq!(size("1KiB"), Ok(1_024));

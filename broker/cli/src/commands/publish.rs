@@ -81,7 +81,7 @@ struct Properties {
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     priority: u8,
     /// How long the message is worth delivering, such as 10s; then it leaves the queues where it still waits
-    #[arg(long, value_name = "SPAN", value_parser = amounts::span)]
+    #[arg(long, value_name = "SPAN", value_parser = amounts::lasting_span)]
     expiration: Option<Duration>,
     /// How long the message waits before it enters its queues, such as 5s
     #[arg(long, value_name = "SPAN", value_parser = amounts::span)]
@@ -561,6 +561,12 @@ mod tests {
         assert!(parsed(&["e", ""]).is_ok());
         assert!(parsed(&["e", "--jsonl", "f", "--explain"]).is_err());
         assert!(parsed(&["e", "body", "--key-field", "k"]).is_err());
+    }
+
+    #[test]
+    fn an_expiration_of_nothing_is_refused() {
+        assert!(parsed(&["e", "body", "--expiration", "0ms"]).is_err());
+        assert!(parsed(&["e", "body", "--expiration", "1ms"]).is_ok());
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) enum QueueCommand {
         #[arg(long, value_name = "NUMBER", requires = "stream")]
         max_messages: Option<u64>,
         /// Messages that wait longer expire, such as 1m; not for streams
-        #[arg(long, value_name = "SPAN", value_parser = amounts::span, conflicts_with = "stream")]
+        #[arg(long, value_name = "SPAN", value_parser = amounts::lasting_span, conflicts_with = "stream")]
         message_ttl: Option<Duration>,
     },
     /// List all queues of the vhost

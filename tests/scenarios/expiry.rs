@@ -131,7 +131,7 @@ fn the_command_line_declares_a_time_to_live_and_carries_it_over() {
     for (args, about) in [
         (
             ["queue", "declare", "z", "--message-ttl", "0s"].as_slice(),
-            "message TTL",
+            "expires at once",
         ),
         (&["queue", "declare", "q", "--message-ttl", "2m"], "message-ttl"),
         (
@@ -141,6 +141,10 @@ fn the_command_line_declares_a_time_to_live_and_carries_it_over() {
         (
             &["publish", "", "m", "--key", "q", "--expiration", "366d"],
             "expiration",
+        ),
+        (
+            &["publish", "", "m", "--key", "q", "--expiration", "0ms"],
+            "expires at once",
         ),
     ] {
         let error = cli::fails(&broker, args);

@@ -10,7 +10,7 @@ use pointsman_router_host::{Host, Routes};
 use pointsman_store::{Committer, Reader, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::mailbox::{Answer, ConsumerEvent, Delivery, Inbox, Mail, PublisherEvent};
+use crate::mailbox::{Answer, ConsumerEvent, Delivery, Inbox, Mail, PublisherEvent, Wake};
 
 /// Commits that may be on their way to the disk. While one is synced and one waits, mail collects, so the next
 /// commit is larger: the slower the disk, the larger the groups.
@@ -112,36 +112,35 @@ impl Driver {
 
     fn drive(&mut self) -> Ended {
         self.release_durable();
+        let mut arrived = VecDeque::new();
+        let (mut wake, mut until) = (None, None);
         loop {
-            while let Some(mail) = self.inbox.poll() {
+            self.inbox.take(&mut arrived, wake, until);
+            for mail in arrived.drain(..) {
                 if let Err(error) = self.receive(mail) {
                     return Ended::StoreFailed(error);
                 }
             }
             let due = self.broker.poll_timeout();
             let work = self.more || !self.waiting.is_empty() || due.is_some_and(|due| due <= now());
-            if work && self.submitted - self.durable < COMMITS_IN_FLIGHT {
-                self.turn();
-                continue;
-            }
             if self.stopping && !work && self.pending.is_empty() {
                 return Ended::Stopped;
             }
-            // With commits in flight, the mail that says they are durable comes anyway.
-            let waited = match due.filter(|_| !work) {
-                Some(due) => self.inbox.wait_until(due),
-                None => self.inbox.wait().map(Some),
+            (wake, until) = if !self.may_commit() {
+                // The mail that says that a commit is durable comes anyway.
+                (Some(Wake::Urgent), None)
+            } else if work {
+                self.turn();
+                (None, None)
+            } else {
+                (Some(Wake::AnyMail), due)
             };
-            match waited {
-                Some(Some(mail)) => {
-                    if let Err(error) = self.receive(mail) {
-                        return Ended::StoreFailed(error);
-                    }
-                }
-                Some(None) => {}
-                None => return Ended::Stopped,
-            }
         }
+    }
+
+    /// Whether a turn may be made, which can end in a commit.
+    fn may_commit(&self) -> bool {
+        self.submitted - self.durable < COMMITS_IN_FLIGHT
     }
 
     /// Takes what cannot wait, keeps the rest for a turn.

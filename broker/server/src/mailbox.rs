@@ -1,8 +1,7 @@
 //! The way into the driver: one queue of mail, with room that sessions wait for.
 
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pointsman_core::commit::Place;
@@ -114,29 +113,54 @@ pub(crate) struct Delivery {
 /// The senders' end.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailbox {
-    sender: mpsc::UnboundedSender<Mail>,
+    queue: Arc<Queue>,
     room: Arc<Semaphore>,
     publish_room: Arc<Semaphore>,
 }
 
 /// The driver's end.
 pub(crate) struct Inbox {
-    receiver: mpsc::UnboundedReceiver<Mail>,
+    queue: Arc<Queue>,
     room: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    mails: VecDeque<Mail>,
+    /// What the driver sleeps for, if it sleeps and nothing has woken it yet.
+    sleeps_for: Option<Wake>,
+    /// There is no driver any more.
+    closed: bool,
+}
+
+/// What wakes a driver that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// Whatever comes.
+    AnyMail,
+    /// News of the store and the word to stop, but nothing that only a turn can handle: it lies there until one can be
+    /// made, and waking up for it costs more than handling it.
+    Urgent,
 }
 
 /// A mailbox and its inbox.
 pub(crate) fn mailbox() -> (Mailbox, Inbox) {
-    let (sender, receiver) = mpsc::unbounded_channel();
+    let queue = Arc::new(Queue::default());
     let room = Arc::new(Semaphore::new(ROOM));
     let publish_room = Arc::new(Semaphore::new(PUBLISH_ROOM_KIB as usize));
     (
         Mailbox {
-            sender,
+            queue: queue.clone(),
             room: room.clone(),
             publish_room,
         },
-        Inbox { receiver, room },
+        Inbox { queue, room },
     )
 }
 
@@ -148,13 +172,13 @@ impl Mailbox {
     /// Sends what a client caused, once there is room. Waiting here is what slows a client that floods.
     pub(crate) async fn send(&self, mail: Mail) -> Result<(), DriverGone> {
         self.room.acquire().await.map_err(|_| DriverGone)?.forget();
-        self.sender.send(mail).map_err(|_| DriverGone)
+        self.queue.put(mail)
     }
 
     /// Sends what must not wait: ends of streams, answers of the store. As many as there are streams and reads.
     pub(crate) fn send_now(&self, mail: Mail) {
         // Without a driver there is nobody left who would care.
-        let _ = self.sender.send(mail);
+        let _ = self.queue.put(mail);
     }
 
     /// Waits for room for `bytes` of publishes.
@@ -191,30 +215,68 @@ impl Mail {
     }
 }
 
-impl Inbox {
-    /// The next mail; waits for one on this thread. `None` when all senders are gone.
-    pub(crate) fn wait(&mut self) -> Option<Mail> {
-        self.receiver.blocking_recv()
+impl Wake {
+    fn comes_with(self, mail: &Mail) -> bool {
+        let urgent = matches!(mail, Mail::Durable { .. } | Mail::StoreFailed(_) | Mail::Stop);
+        self == Wake::AnyMail || urgent
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Inbox::wait`], but no longer than until a time in milliseconds since the Unix epoch; `Some(None)` then.
-    pub(crate) fn wait_until(&mut self, time: u64) -> Option<Option<Mail>> {
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-        loop {
-            if let Poll::Ready(mail) = self.receiver.poll_recv(&mut Context::from_waker(&waker)) {
-                return mail.map(Some);
-            }
-            let left = time.saturating_sub(now());
-            if left == 0 {
-                return Some(None);
-            }
-            std::thread::park_timeout(Duration::from_millis(left));
+    fn put(&self, mail: Mail) -> Result<(), DriverGone> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(DriverGone);
         }
+        let wakes = state.sleeps_for.is_some_and(|wake| wake.comes_with(&mail));
+        state.mails.push_back(mail);
+        if wakes {
+            // Once is enough, however much comes until it is awake.
+            state.sleeps_for = None;
+            drop(state);
+            self.arrived.notify_one();
+        }
+        Ok(())
     }
 
-    /// The next mail if one is there.
-    pub(crate) fn poll(&mut self) -> Option<Mail> {
-        self.receiver.try_recv().ok()
+    /// Sleeps until a mail took the wish to be woken, or until the time.
+    fn sleep<'a>(&self, mut state: MutexGuard<'a, State>, until: Option<u64>) -> MutexGuard<'a, State> {
+        while state.sleeps_for.is_some() {
+            state = match until {
+                None => self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(time) => {
+                    let left = time.saturating_sub(now());
+                    if left == 0 {
+                        break;
+                    }
+                    self.arrived
+                        .wait_timeout(state, Duration::from_millis(left))
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+        state
+    }
+}
+
+impl Inbox {
+    /// Moves all mail that is there to the end of `mails`. With a `wake` and no mail it sleeps on this thread until such
+    /// mail comes, or until a time in milliseconds since the Unix epoch.
+    pub(crate) fn take(&self, mails: &mut VecDeque<Mail>, wake: Option<Wake>, until: Option<u64>) {
+        let mut state = self.queue.lock();
+        if let Some(wake) = wake {
+            if !state.mails.iter().any(|mail| wake.comes_with(mail)) {
+                state.sleeps_for = Some(wake);
+                state = self.queue.sleep(state, until);
+                state.sleeps_for = None;
+            }
+        }
+        mails.append(&mut state.mails);
     }
 
     /// Makes room for `count` mails more.
@@ -223,17 +285,96 @@ impl Inbox {
     }
 }
 
-/// Wakes a thread that waits for mail. The runtime's timer would do as well, but not while the runtime ends.
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
 impl Drop for Inbox {
     fn drop(&mut self) {
         self.room.close();
+        let mut state = self.queue.lock();
+        state.closed = true;
+        // Whoever waits for an answer hears that there is none.
+        state.mails.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn for_a_turn() -> Mail {
+        Mail::Input(Input::Disconnected {
+            connection: ConnectionId(1),
+        })
+    }
+
+    fn sleeps_for(wake: Wake) -> (Mailbox, Inbox) {
+        let (mailbox, inbox) = mailbox();
+        inbox.queue.lock().sleeps_for = Some(wake);
+        (mailbox, inbox)
+    }
+
+    fn is_woken(inbox: &Inbox) -> bool {
+        inbox.queue.lock().sleeps_for.is_none()
+    }
+
+    #[test]
+    fn a_driver_that_cannot_make_a_turn_sleeps_until_the_store_has_news() {
+        let (mailbox, inbox) = sleeps_for(Wake::Urgent);
+        mailbox.send_now(for_a_turn());
+        assert!(!is_woken(&inbox));
+        mailbox.send_now(Mail::Durable { through: 7 });
+        assert!(is_woken(&inbox));
+        let mut mails = VecDeque::new();
+        inbox.take(&mut mails, None, None);
+        assert!(matches!(
+            mails.make_contiguous(),
+            [Mail::Input(_), Mail::Durable { through: 7 }]
+        ));
+    }
+
+    #[test]
+    fn a_driver_without_work_wakes_up_for_any_mail() {
+        let (mailbox, inbox) = sleeps_for(Wake::AnyMail);
+        mailbox.send_now(for_a_turn());
+        assert!(is_woken(&inbox));
+    }
+
+    #[test]
+    fn mail_that_is_there_already_is_not_slept_over() {
+        let (mailbox, inbox) = mailbox();
+        mailbox.send_now(Mail::Stop);
+        let mut mails = VecDeque::new();
+        inbox.take(&mut mails, Some(Wake::Urgent), None);
+        assert_eq!(mails.len(), 1);
+    }
+
+    #[test]
+    fn the_wait_ends_at_its_time_with_what_came_meanwhile() {
+        let (mailbox, inbox) = mailbox();
+        mailbox.send_now(for_a_turn());
+        let mut mails = VecDeque::new();
+        inbox.take(&mut mails, Some(Wake::Urgent), Some(now()));
+        assert_eq!(mails.len(), 1);
+        inbox.take(&mut mails, Some(Wake::AnyMail), Some(now()));
+        assert_eq!(mails.len(), 1);
+    }
+
+    #[test]
+    fn a_sleeping_driver_is_woken_from_another_thread() {
+        let (mailbox, inbox) = mailbox();
+        let driver = std::thread::spawn(move || {
+            let mut mails = VecDeque::new();
+            inbox.take(&mut mails, Some(Wake::Urgent), None);
+            mails.len()
+        });
+        mailbox.send_now(Mail::Stop);
+        assert_eq!(driver.join().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn without_a_driver_nobody_can_send() {
+        let (mailbox, inbox) = mailbox();
+        mailbox.send_now(for_a_turn());
+        drop(inbox);
+        assert!(mailbox.send(for_a_turn()).await.is_err());
+        assert!(mailbox.queue.put(for_a_turn()).is_err());
     }
 }

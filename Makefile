@@ -47,9 +47,12 @@ bench-instructions: setup ## count every segment's instructions and copies under
 bench-baseline: setup ## the same, and make it what later runs are compared with
 	$(CARGO) bench --workspace --bench segments -- --count --store
 
+# Its adapter is linked with the library, so it is compiled where that is there; the others need only what they run.
+zeromq = $(if $(shell pkg-config --exists libzmq 2>/dev/null && echo found),--features zeromq)
+
 peers: $(if $(POINTSMAN_BIN),setup,build) ## other brokers and this one side by side (PEERS='--list' or '--quick --rows latency')
 	$(or $(POINTSMAN_BIN),$(pointsman)) router build tests/peers/router
-	cd tests/peers && POINTSMAN_BIN=$(abspath $(or $(POINTSMAN_BIN),$(pointsman))) $(CARGO) run --release -- $(PEERS)
+	cd tests/peers && POINTSMAN_BIN=$(abspath $(or $(POINTSMAN_BIN),$(pointsman))) $(CARGO) run --release $(zeromq) -- $(PEERS)
 
 crash: setup ## kill a broker ROUNDS times and check its ledger
 	ROUNDS=$(or $(ROUNDS),500) $(CARGO) test --workspace --profile $(TEST_PROFILE) --test crash -- --nocapture

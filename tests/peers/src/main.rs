@@ -16,6 +16,8 @@ mod activemq;
 mod nats;
 mod rabbitmq;
 mod redis;
+#[cfg(feature = "zeromq")]
+mod zeromq;
 
 mod measure;
 mod syncs;
@@ -32,6 +34,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use measure::Plan;
 use peers::Peer;
 use results::Results;
 use rows::{Row, Times};
@@ -51,6 +54,9 @@ struct Args {
     /// How long a turn is measured, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// Leave out who would take longer for a turn of a row that counts messages, in seconds
+    #[arg(long, default_value_t = 120)]
+    longest: u64,
     /// A short look: one turn of half a second, a backlog of 100,000, and the results are not kept
     #[arg(long)]
     quick: bool,
@@ -136,8 +142,13 @@ async fn run(args: &Args) -> Result<(), String> {
     }
     let peers = installed(peers, &mut results);
     results.machine = machine::describe();
+    let plan = Plan {
+        rounds,
+        seconds,
+        longest: Duration::from_secs(args.longest),
+    };
     for row in rows {
-        let measured = measure::row(row, &peers, rounds, seconds).await;
+        let measured = measure::row(row, &peers, plan).await;
         results.replace(&all, measured);
         if args.quick {
             continue;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_load::{Broker, Error, Pointsman, Report, Scenario, Shape};
+use pointsman_load::{Broker, Error, Order, Pointsman, Report, Scenario, Shape};
 use pointsman_sdk::Client;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,8 @@ use crate::nats::Nats;
 use crate::rabbitmq::RabbitMq;
 use crate::redis::Redis;
 use crate::server::{self, Server, text};
+#[cfg(feature = "zeromq")]
+use crate::zeromq::{self, ZeroMq};
 
 /// What a confirm promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,6 +25,8 @@ pub(crate) enum Promise {
     Synced,
     /// The broker has it.
     NotSynced,
+    /// Nothing: there is no broker that could confirm. A mark beside the others, and in no class with them.
+    NoBroker,
 }
 
 /// One broker with one setting.
@@ -50,6 +54,7 @@ enum Kind {
     /// With its type of queue.
     RabbitMq(&'static str),
     ActiveMq,
+    ZeroMq,
 }
 
 const fn peer(name: &'static str, title: &'static str, promise: Promise, kind: Kind) -> Peer {
@@ -62,7 +67,7 @@ const fn peer(name: &'static str, title: &'static str, promise: Promise, kind: K
 }
 
 /// All of them, in the order they take turns and are shown.
-pub(crate) const ALL: [Peer; 10] = [
+pub(crate) const ALL: [Peer; 11] = [
     peer(
         "pointsman",
         "Pointsman",
@@ -118,11 +123,13 @@ pub(crate) const ALL: [Peer; 10] = [
         Promise::NotSynced,
         Kind::Nats("2m"),
     ),
+    peer("zeromq", "ZeroMQ, PUSH to PULL", Promise::NoBroker, Kind::ZeroMq),
 ];
 
 /// A broker that runs, and how to drive it.
 pub(crate) struct Running {
-    pub(crate) server: Server,
+    /// `None` where the generator has all of it.
+    pub(crate) server: Option<Server>,
     target: Target,
 }
 
@@ -132,6 +139,8 @@ enum Target {
     Nats(Nats),
     RabbitMq(RabbitMq),
     ActiveMq(ActiveMq),
+    #[cfg(feature = "zeromq")]
+    ZeroMq(ZeroMq),
 }
 
 impl Peer {
@@ -140,7 +149,9 @@ impl Peer {
         match (self.kind, scenario.shape) {
             (Kind::PointsmanRouter, Shape::Topic { .. }) => true,
             (Kind::PointsmanRouter, _) => false,
-            (Kind::Redis(_) | Kind::ActiveMq, Shape::Topic { .. }) => false,
+            (Kind::Redis(_) | Kind::ActiveMq | Kind::ZeroMq, Shape::Topic { .. }) => false,
+            // Nobody would hold the messages meanwhile.
+            (Kind::ZeroMq, _) => scenario.order == Order::Together,
             _ => true,
         }
     }
@@ -163,6 +174,7 @@ impl Peer {
             Kind::Nats(_) => server::version(&nats_server(), &["--version"]),
             Kind::RabbitMq(_) => rabbitmq_version(),
             Kind::ActiveMq => activemq_version(),
+            Kind::ZeroMq => zeromq_version(),
         };
         found.ok_or_else(|| self.how_to_install().to_owned())
     }
@@ -177,6 +189,9 @@ impl Peer {
             }
             Kind::RabbitMq(_) => "`apt-get install rabbitmq-server`",
             Kind::ActiveMq => "`apt-get install activemq`",
+            Kind::ZeroMq => {
+                "`apt-get install libzmq3-dev pkg-config`, then `make peers` compiles what it needs of it"
+            }
         }
     }
 
@@ -217,12 +232,40 @@ impl Peer {
                 let server = Server::start(|folder| Ok(activemq(folder, port)))?;
                 (server.listens(port)?, Target::ActiveMq(ActiveMq { port }))
             }
+            #[cfg(feature = "zeromq")]
+            Kind::ZeroMq => {
+                let target = Target::ZeroMq(ZeroMq::new());
+                return Ok(Running { server: None, target });
+            }
+            #[cfg(not(feature = "zeromq"))]
+            Kind::ZeroMq => return Err(self.how_to_install().to_owned()),
         };
+        let server = Some(server);
         Ok(Running { server, target })
     }
 }
 
 impl Running {
+    /// Takes its processes off the CPU while another is measured.
+    pub(crate) fn pause(&self) {
+        self.server.iter().for_each(Server::pause);
+    }
+
+    /// Lets them go on.
+    pub(crate) fn resume(&self) {
+        self.server.iter().for_each(Server::resume);
+    }
+
+    /// CPU time of the server so far.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        self.server.as_ref().map(Server::cpu)
+    }
+
+    /// The most memory that the server had resident, in bytes.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        self.server.as_ref().map(Server::peak_memory)
+    }
+
     /// Makes what the scenario needs, runs it and removes that.
     pub(crate) async fn run(&self, scenario: &Scenario) -> Result<Report, Error> {
         match &self.target {
@@ -231,6 +274,8 @@ impl Running {
             Target::Nats(broker) => cycle(broker, scenario).await,
             Target::RabbitMq(broker) => cycle(broker, scenario).await,
             Target::ActiveMq(broker) => cycle(broker, scenario).await,
+            #[cfg(feature = "zeromq")]
+            Target::ZeroMq(broker) => cycle(broker, scenario).await,
         }
     }
 }
@@ -401,4 +446,14 @@ fn activemq_version() -> Option<String> {
     Path::new(ACTIVEMQ)
         .is_dir()
         .then(|| format!("ActiveMQ {version}"))
+}
+
+#[cfg(feature = "zeromq")]
+fn zeromq_version() -> Option<String> {
+    Some(zeromq::version())
+}
+
+#[cfg(not(feature = "zeromq"))]
+fn zeromq_version() -> Option<String> {
+    None
 }

@@ -89,8 +89,11 @@ fn panel(out: &mut String, mut y: f64, title: &str, figure: Figure, brokers: &[B
         out,
         "<text x=\"12\" y=\"{y}\" font-weight=\"600\" fill=\"{INK}\">{title}<tspan dx=\"8\" font-weight=\"400\" fill=\"{FAINT}\">{unit}</tspan></text>"
     );
-    for promise in [Promise::Synced, Promise::NotSynced] {
-        let mut of_it: Vec<&BrokerFigures> = brokers.iter().filter(|b| b.promise == promise).collect();
+    for promise in [Promise::Synced, Promise::NotSynced, Promise::NoBroker] {
+        let mut of_it: Vec<&BrokerFigures> = brokers
+            .iter()
+            .filter(|broker| broker.promise == promise && broker.has(figure))
+            .collect();
         of_it.sort_by(|a, b| value(b).unwrap_or(0.0).total_cmp(&value(a).unwrap_or(0.0)));
         if is_latency {
             of_it.reverse();
@@ -121,12 +124,9 @@ fn bar(out: &mut String, y: f64, broker: &BrokerFigures, figure: Figure, part: O
     };
     let length = part.unwrap_or(0.0) * (WIDTH - NAMES - NUMBER - 12.0);
     let text_y = y + BAR - 3.0;
-    let number = match &broker.median {
-        Some(median) => {
-            let numbers: Vec<String> = median.shown(figure).into_iter().map(table::grouped).collect();
-            numbers.join(" / ")
-        }
-        None => "failed".to_owned(),
+    let number = match (&broker.median, &broker.left_out) {
+        (None, None) => "failed".to_owned(),
+        _ => table::shown(broker, figure),
     };
     let _ = writeln!(
         out,

@@ -48,8 +48,11 @@ pub(crate) struct BrokerFigures {
     pub(crate) median: Option<Round>,
     /// In the order they were run.
     pub(crate) rounds: Vec<Round>,
-    /// Why there are no figures.
+    /// What went wrong, so that there are no figures.
     pub(crate) fault: Option<String>,
+    /// Why it had no turn.
+    #[serde(default)]
+    pub(crate) left_out: Option<String>,
     /// The most memory its processes had resident in all rounds, in bytes.
     pub(crate) peak_memory: Option<u64>,
 }
@@ -72,29 +75,30 @@ pub(crate) struct Round {
     pub(crate) confirm: [f64; 3],
     /// The same until the delivery.
     pub(crate) delivery: [f64; 3],
-    /// CPU time of the server for a message from publish to ack, in microseconds.
-    pub(crate) cpu: f64,
+    /// CPU time of the server for a message from publish to ack, in microseconds; `None` where there is no server.
+    pub(crate) cpu: Option<f64>,
 }
 
 impl Round {
-    pub(crate) fn of(report: &Report, cpu: std::time::Duration) -> Round {
+    pub(crate) fn of(report: &Report, cpu: Option<std::time::Duration>) -> Round {
         let latency = |latency: &pointsman_load::Latency| [latency.p50, latency.p99, latency.p999];
         Round {
             published: report.published.per_second,
             consumed: report.consumed.per_second,
             confirm: latency(&report.confirm),
             delivery: report.delivery.as_ref().map(latency).unwrap_or_default(),
-            cpu: cpu.as_secs_f64() * 1e6 / report.sent.max(1) as f64,
+            cpu: cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / report.sent.max(1) as f64),
         }
     }
 
     /// The median of each figure by itself.
     pub(crate) fn median(rounds: &[Round]) -> Option<Round> {
-        let middle = |figure: &dyn Fn(&Round) -> f64| {
-            let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
+        let median = |figures: Option<Vec<f64>>| {
+            let mut figures = figures?;
             figures.sort_unstable_by(f64::total_cmp);
             figures.get(figures.len() / 2).copied()
         };
+        let middle = |figure: &dyn Fn(&Round) -> f64| median(Some(rounds.iter().map(figure).collect()));
         let three = |figure: fn(&Round) -> [f64; 3]| {
             Some([
                 middle(&|round| figure(round)[0])?,
@@ -107,7 +111,7 @@ impl Round {
             consumed: middle(&|round| round.consumed)?,
             confirm: three(|round| round.confirm)?,
             delivery: three(|round| round.delivery)?,
-            cpu: middle(&|round| round.cpu)?,
+            cpu: median(rounds.iter().map(|round| round.cpu).collect()),
         })
     }
 
@@ -119,6 +123,13 @@ impl Round {
             Figure::ConfirmLatency => self.confirm.to_vec(),
             Figure::DeliveryLatency => self.delivery.to_vec(),
         }
+    }
+}
+
+impl BrokerFigures {
+    /// Whether there is such a figure: who has no broker confirms nothing.
+    pub(crate) fn has(&self, figure: Figure) -> bool {
+        self.promise != Promise::NoBroker || figure != Figure::ConfirmLatency
     }
 }
 

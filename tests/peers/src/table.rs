@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use pointsman_load::Amount;
+
 use crate::peers::Promise;
 use crate::results::{BrokerFigures, Results};
 use crate::rows::{Figure, Row};
@@ -25,11 +27,15 @@ pub(crate) fn page(results: &Results, rows: &[Row]) -> String {
                 crate::plot::file_name(group)
             );
         }
+        let turn = match row.scenario.amount {
+            Amount::Time(_) => format!("{} s", measured.seconds),
+            Amount::Messages(messages) => format!("{} messages", grouped(messages as f64)),
+        };
         for (title, figure) in &row.lines {
             let _ = writeln!(
                 out,
-                "**{title}** (`{}`, {}, median of {} turns of {} s)\n",
-                row.name, measured.date, measured.rounds, measured.seconds
+                "**{title}** (`{}`, {}, median of {} turns of {turn})\n",
+                row.name, measured.date, measured.rounds
             );
             let _ = writeln!(out, "{}", table(&measured.brokers, *figure));
         }
@@ -48,6 +54,9 @@ fn intro(results: &Results) -> String {
          before was confirmed, and then consumed: where there are fewer than 50, a confirm does not mean that the \
          message is on disk. *CPU* is the server's, for a message from its publish to its ack. *Memory* is the peak of \
          the row. Every confirmed message arrived, or there is no figure.\n\n\
+         ZeroMQ has no broker: publishers send to consumers, and nothing is stored, confirmed or acknowledged. It is in \
+         the rows where that can be, as a mark of what moving messages costs here, and in no comparison. What libzmq has taken \
+         counts as published; a fan-out sends each message once for each queue, which a broker spares its publishers.\n\n\
          {}\n\n{versions}",
         results.machine
     )
@@ -64,7 +73,7 @@ fn table(brokers: &[BrokerFigures], figure: Figure) -> String {
     let mut out = format!(
         "| confirm | broker | {heading} | CPU, us | memory, MiB | syncs |\n|---|---|---|---|---|---|\n"
     );
-    let mut sorted: Vec<&BrokerFigures> = brokers.iter().collect();
+    let mut sorted: Vec<&BrokerFigures> = brokers.iter().filter(|broker| broker.has(figure)).collect();
     sorted.sort_by(|a, b| {
         let value = |b: &BrokerFigures| b.median.map_or(0.0, |median| median.shown(figure)[0]);
         let better = value(b).total_cmp(&value(a));
@@ -81,7 +90,8 @@ fn table(brokers: &[BrokerFigures], figure: Figure) -> String {
             shown(broker, figure),
             broker
                 .median
-                .map_or("-".into(), |median| format!("{:.2}", median.cpu)),
+                .and_then(|median| median.cpu)
+                .map_or("-".into(), |cpu| format!("{cpu:.2}")),
             broker
                 .peak_memory
                 .map_or("-".into(), |bytes| (bytes >> 20).to_string()),
@@ -96,17 +106,19 @@ pub(crate) fn promise(promise: Promise) -> &'static str {
     match promise {
         Promise::Synced => "synced",
         Promise::NotSynced => "not synced",
+        Promise::NoBroker => "none: no broker",
     }
 }
 
-fn shown(broker: &BrokerFigures, figure: Figure) -> String {
-    match (&broker.median, &broker.fault) {
-        (Some(median), _) => {
+pub(crate) fn shown(broker: &BrokerFigures, figure: Figure) -> String {
+    match (&broker.median, &broker.fault, &broker.left_out) {
+        (Some(median), _, _) => {
             let numbers: Vec<String> = median.shown(figure).into_iter().map(grouped).collect();
             numbers.join(" / ")
         }
-        (None, Some(fault)) => format!("failed: {}", fault.lines().next().unwrap_or_default()),
-        (None, None) => "-".into(),
+        (None, Some(fault), _) => format!("failed: {}", fault.lines().next().unwrap_or_default()),
+        (None, None, Some(why)) => format!("left out: {why}"),
+        (None, None, None) => "-".into(),
     }
 }
 

@@ -47,7 +47,7 @@ bench-instructions: setup ## count every segment's instructions and copies under
 bench-baseline: setup ## the same, and make it what later runs are compared with
 	$(CARGO) bench --workspace --bench segments -- --count --store
 
-# Its adapter is linked with the library, so it is compiled where that is there; the others need only what they run.
+# ZeroMQ is a library: its adapter is compiled where that is installed. The other brokers are only run.
 zeromq = $(if $(shell pkg-config --exists libzmq 2>/dev/null && echo found),--features zeromq)
 
 peers: $(if $(POINTSMAN_BIN),setup,build) ## other brokers and this one side by side (PEERS='--list' or '--quick --rows latency')

@@ -55,7 +55,7 @@ struct Args {
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Leave out who would take longer for a turn of a row that counts messages, in seconds
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 180)]
     longest: u64,
     /// A short look: one turn of half a second, a backlog of 100,000, and the results are not kept
     #[arg(long)]

@@ -269,12 +269,12 @@ impl Inbox {
     /// mail comes, or until a time in milliseconds since the Unix epoch.
     pub(crate) fn take(&self, mails: &mut VecDeque<Mail>, wake: Option<Wake>, until: Option<u64>) {
         let mut state = self.queue.lock();
-        if let Some(wake) = wake {
-            if !state.mails.iter().any(|mail| wake.comes_with(mail)) {
-                state.sleeps_for = Some(wake);
-                state = self.queue.sleep(state, until);
-                state.sleeps_for = None;
-            }
+        if let Some(wake) = wake
+            && !state.mails.iter().any(|mail| wake.comes_with(mail))
+        {
+            state.sleeps_for = Some(wake);
+            state = self.queue.sleep(state, until);
+            state.sleeps_for = None;
         }
         mails.append(&mut state.mails);
     }

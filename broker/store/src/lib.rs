@@ -36,6 +36,7 @@ mod store;
 mod stage;
 mod staged;
 mod live;
+mod memtables;
 mod keys;
 mod values;
 mod due;

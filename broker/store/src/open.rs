@@ -10,6 +10,7 @@ use crate::error::{Damage, OpenError, Trouble};
 use crate::folder::Folder;
 use crate::journal::{self, Journals};
 use crate::mark::{Mark, Marked};
+use crate::memtables::Memtables;
 use crate::options::Options;
 use crate::recovery::{self, Recovered};
 use crate::staged::{Keyspaces, Table};
@@ -50,12 +51,14 @@ fn open(folder: Folder, options: Options) -> Result<(Store, Restored), Trouble> 
         compare(&keyspaces, &recovered, &journals, marked)?;
     }
     let restored = recovered.restored;
+    let memtables = Memtables::hold(&keyspaces)?;
     let parts = store::Parts {
         folder,
         options,
         database,
         keyspaces,
         mark,
+        memtables,
         progress: recovered.progress,
         gone: recovered.gone,
     };

@@ -17,8 +17,9 @@ const REST: u32 = 4;
 /// How long it watches what is written before it decides whether to compact.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A broker that writes no more than this in [`LOOK`], in bytes, has time for a compaction.
-const QUIET_BYTES: u64 = 4 * 1024 * 1024;
+/// A broker that writes no more than this in [`LOOK`], in bytes, has time to flush and compact: each holds commits up for
+/// some syncs, which steady traffic would notice.
+const QUIET_BYTES: u64 = 512 * 1024;
 
 /// How long it waits after compacting failed.
 const RETRY: Duration = Duration::from_secs(60);

@@ -19,6 +19,7 @@ use crate::figures::Figures;
 use crate::folder::Folder;
 use crate::live::Live;
 use crate::mark::{Mark, Marked};
+use crate::memtables::Memtables;
 use crate::options::Options;
 use crate::reclaim::Reclaim;
 use crate::staged::{Keyspaces, Staged, Table};
@@ -51,6 +52,7 @@ pub(crate) struct Writer {
     pub(crate) gone: VecDeque<QueueId>,
     pub(crate) reclaim: Reclaim,
     mark: Mark,
+    memtables: Memtables,
     failed: Option<String>,
     /// fjall's folder, once everything in it is synced and it is about to close.
     closing: Option<PathBuf>,
@@ -63,6 +65,7 @@ pub(crate) struct Parts {
     pub(crate) database: Database,
     pub(crate) keyspaces: Keyspaces,
     pub(crate) mark: Mark,
+    pub(crate) memtables: Memtables,
     pub(crate) progress: Progress,
     pub(crate) gone: Vec<QueueId>,
 }
@@ -76,6 +79,7 @@ impl Store {
             gone: parts.gone.into(),
             reclaim: Reclaim::default(),
             mark: parts.mark,
+            memtables: parts.memtables,
             failed: None,
             closing: None,
         };
@@ -314,6 +318,7 @@ impl Store {
         let mut batch = self.0.database.batch().durability(Some(PersistMode::Buffer));
         let bytes = writer.staged.drain_to(&mut batch, &self.0.keyspaces);
         batch.commit().map_err(|error| self.commit_failed(error))?;
+        writer.memtables.follow(&self.0.keyspaces);
         let records = commits.iter().map(|records| records.len()).sum();
         self.0.figures.wrote(records, bytes);
 

@@ -3,13 +3,18 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{Seek, Write};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use quinn::{ClientConfig, Endpoint, ServerConfig};
+use pointsman_protocol::limits::UDP_PAYLOAD_MAX;
+use quinn::{
+    ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
+    TransportConfig,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::report::Figure;
@@ -35,14 +40,15 @@ pub(crate) fn grouped_sync(folder: &Path, body: usize) -> std::io::Result<Figure
     Ok(Figure::PerSecond(messages as f64 / since.elapsed().as_secs_f64()))
 }
 
-/// The time of appending 100 bytes and syncing them.
-pub(crate) fn one_sync(folder: &Path) -> std::io::Result<Figure> {
+/// The time of appending `body` bytes and syncing them.
+pub(crate) fn one_sync(folder: &Path, body: usize) -> std::io::Result<Figure> {
     let mut file = File::create(folder.join("raw-one-sync"))?;
+    let message = vec![7; body];
     let mut times = histogram();
     let since = Instant::now();
     while since.elapsed() < TIME {
         let start = Instant::now();
-        file.write_all(&[7; 100])?;
+        file.write_all(&message)?;
         file.sync_data()?;
         times.saturating_record(start.elapsed().as_nanos() as u64);
     }
@@ -79,63 +85,64 @@ pub(crate) fn copy() -> Figure {
     Figure::BytesPerSecond(bytes as f64 / since.elapsed().as_secs_f64())
 }
 
-/// The raw limits of QUIC on loopback, with quinn and nothing else at both ends. Each end is a thread with a runtime
-/// of its own, as broker and client are.
+/// Bytes of the answer of an echo, about as long as a confirm or less.
+const ANSWER: usize = 100;
+
+/// The raw limits of QUIC on loopback: quinn and nothing else at both ends, with packets of the length that broker and
+/// client use. Each end is a thread with a runtime of its own, as broker and client are.
 pub(crate) struct Quic {
-    runtime: tokio::runtime::Runtime,
-    endpoint: Endpoint,
-    connection: quinn::Connection,
+    server: SocketAddr,
+    client: ClientConfig,
 }
 
 impl Quic {
-    /// Connects with the broker's certificate.
-    pub(crate) fn connect(ca: &Path, certificate: &Path, key: &Path) -> Quic {
+    /// Starts the far end, with the broker's certificate. It ends with the process.
+    pub(crate) fn start(ca: &Path, certificate: &Path, key: &Path) -> Quic {
         let (sender, receiver) = std::sync::mpsc::channel();
         let server = server_config(certificate, key);
         std::thread::spawn(move || {
             runtime().block_on(async {
-                let endpoint = Endpoint::server(server, ([127, 0, 0, 1], 0).into()).expect("loopback");
+                let endpoint = endpoint(Some(server));
                 sender
                     .send(endpoint.local_addr().expect("is bound"))
                     .expect("the bench waits");
-                serve(&endpoint).await;
+                while let Some(incoming) = endpoint.accept().await {
+                    tokio::spawn(async { serve(incoming.await.expect("handshake")).await });
+                }
             });
         });
-        let address = receiver.recv().expect("the server starts");
-        let runtime = runtime();
-        let (endpoint, connection) = runtime.block_on(async {
-            let mut endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("loopback");
-            endpoint.set_default_client_config(client_config(ca));
-            let connecting = endpoint.connect(address, "localhost").expect("valid");
-            let connection = connecting.await.expect("handshake");
-            (endpoint, connection)
-        });
         Quic {
-            runtime,
-            endpoint,
-            connection,
+            server: receiver.recv().expect("the server starts"),
+            client: client_config(ca),
         }
     }
 
     /// Bytes per second of one stream.
     pub(crate) fn bulk(&self) -> Figure {
-        self.runtime.block_on(bulk(&self.connection))
+        self.measure(bulk)
     }
 
-    /// The time of an echo of 100 bytes.
-    pub(crate) fn echo(&self) -> Figure {
-        self.runtime.block_on(echo(&self.connection))
+    /// The time of sending `body` bytes and getting the answer.
+    pub(crate) fn echo(&self, body: usize) -> Figure {
+        self.measure(async |connection| echo(connection, body).await)
+    }
+
+    /// On a connection of its own: one that lies idle while nothing drives it takes the pause for the network's delay,
+    /// and paces what it sends for seconds.
+    fn measure(&self, what: impl AsyncFnOnce(&Connection) -> Figure) -> Figure {
+        runtime().block_on(async {
+            let endpoint = endpoint(None);
+            let connecting = endpoint.connect_with(self.client.clone(), self.server, "localhost");
+            let connection = connecting.expect("valid").await.expect("handshake");
+            let figure = what(&connection).await;
+            connection.close(0_u32.into(), b"");
+            endpoint.wait_idle().await;
+            figure
+        })
     }
 }
 
-impl Drop for Quic {
-    fn drop(&mut self) {
-        self.connection.close(0_u32.into(), b"");
-        self.runtime.block_on(self.endpoint.wait_idle());
-    }
-}
-
-async fn bulk(connection: &quinn::Connection) -> Figure {
+async fn bulk(connection: &Connection) -> Figure {
     let mut stream = connection.open_uni().await.expect("a stream");
     let block = Bytes::from(vec![7_u8; 64 * 1024]);
     let mut bytes = 0;
@@ -149,39 +156,58 @@ async fn bulk(connection: &quinn::Connection) -> Figure {
     Figure::BytesPerSecond(bytes as f64 / since.elapsed().as_secs_f64())
 }
 
-async fn echo(connection: &quinn::Connection) -> Figure {
+async fn echo(connection: &Connection, body: usize) -> Figure {
     let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
+    let mut message = vec![7; body];
+    send.write_all(&(body as u64).to_le_bytes())
+        .await
+        .expect("is read");
     let mut times = histogram();
-    let mut buffer = [0; 100];
     let since = Instant::now();
     while since.elapsed() < TIME {
         let start = Instant::now();
-        send.write_all(&[7; 100]).await.expect("is read");
-        receive.read_exact(&mut buffer).await.expect("is echoed");
+        send.write_all(&message).await.expect("is read");
+        receive
+            .read_exact(&mut message[..ANSWER])
+            .await
+            .expect("is answered");
         times.saturating_record(start.elapsed().as_nanos() as u64);
     }
     Figure::Nanoseconds(times.value_at_quantile(0.5) as f64)
 }
 
-async fn serve(endpoint: &Endpoint) {
-    let connection = endpoint
-        .accept()
-        .await
-        .expect("the bench connects")
-        .await
-        .expect("handshake");
+async fn serve(connection: Connection) {
     loop {
         tokio::select! {
             Ok(mut bulk) = connection.accept_uni() => {
                 while let Ok(Some(_)) = bulk.read_chunk(usize::MAX, true).await {}
             }
             Ok((mut send, mut receive)) = connection.accept_bi() => {
-                let mut buffer = [0; 100];
-                while receive.read_exact(&mut buffer).await.is_ok() && send.write_all(&buffer).await.is_ok() {}
+                let mut length = [0; 8];
+                receive.read_exact(&mut length).await.expect("is sent");
+                let mut message = vec![0; u64::from_le_bytes(length) as usize];
+                while receive.read_exact(&mut message).await.is_ok()
+                    && send.write_all(&message[..ANSWER]).await.is_ok()
+                {}
             }
             else => return,
         }
     }
+}
+
+fn endpoint(server: Option<ServerConfig>) -> Endpoint {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(UDP_PAYLOAD_MAX).expect("is allowed");
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("loopback");
+    Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).expect("a socket")
+}
+
+fn transport() -> Arc<TransportConfig> {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(UDP_PAYLOAD_MAX);
+    let mut transport = TransportConfig::default();
+    transport.mtu_discovery_config(Some(mtu));
+    Arc::new(transport)
 }
 
 /// The runtime broker and client use on a machine of two cores.
@@ -203,7 +229,9 @@ fn server_config(certificate: &Path, key: &Path) -> ServerConfig {
         .map(|c| c.expect("a certificate"))
         .collect();
     let key = PrivateKeyDer::from_pem_file(key).expect("a key");
-    ServerConfig::with_single_cert(chain, key).expect("the key is the certificate's")
+    let mut config = ServerConfig::with_single_cert(chain, key).expect("the key is the certificate's");
+    config.transport_config(transport());
+    config
 }
 
 fn client_config(ca: &Path) -> ClientConfig {
@@ -211,5 +239,7 @@ fn client_config(ca: &Path) -> ClientConfig {
     roots
         .add(CertificateDer::from_pem_file(ca).expect("PEM"))
         .expect("a certificate");
-    ClientConfig::with_root_certificates(Arc::new(roots)).expect("ring does TLS 1.3")
+    let mut config = ClientConfig::with_root_certificates(Arc::new(roots)).expect("ring does TLS 1.3");
+    config.transport_config(transport());
+    config
 }

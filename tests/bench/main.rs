@@ -12,6 +12,8 @@ mod report;
 mod scale;
 mod traffic;
 
+use std::time::Duration;
+
 use pointsman_tests::{Broker, proc};
 
 use limits::Quic;
@@ -63,7 +65,7 @@ struct Machine {
 impl Machine {
     fn start() -> Machine {
         let broker = Broker::start();
-        let quic = Quic::connect(
+        let quic = Quic::start(
             &certificate(&broker, "ca"),
             &certificate(&broker, "server"),
             &certificate(&broker, "server-key"),
@@ -81,13 +83,16 @@ impl Machine {
             )
         });
         let others = [
-            Row::limit("append 100 B, fdatasync each", written(limits::one_sync(folder))),
+            Row::limit(
+                "append 100 B, fdatasync each",
+                written(limits::one_sync(folder, 100)),
+            ),
             Row::limit(
                 "write a file from front to end",
                 written(limits::sequential_write(folder)),
             ),
             Row::limit("QUIC, one stream of 64 KiB writes", self.quic.bulk()),
-            Row::limit("QUIC, echo of 100 B", self.quic.echo()),
+            Row::limit("QUIC, echo of 100 B", self.quic.echo(100)),
             Row::limit("copy memory", limits::copy()),
         ];
         synced.into_iter().chain(others).collect()
@@ -107,13 +112,15 @@ impl Machine {
                 let name = format!("publish to ack, {size}");
                 runtime.block_on(traffic::end_to_end(broker, &name, body, limit))
             }));
-            rows.push(self.beside_echoes(|limit| {
+            rows.push(self.beside_echoes(body, |limit| {
                 let name = format!("time to confirm, {size}, one at a time");
                 runtime.block_on(traffic::confirm_latency(broker, &name, body, limit))
             }));
-            rows.push(self.beside_echoes(|limit| {
-                let name = format!("time to deliver, {size}, 2000 msg/s");
-                runtime.block_on(traffic::delivery_latency(broker, &name, body, limit))
+            rows.push(self.beside_echoes(body, |limit| {
+                let name = format!("time to confirm, {size}, 2000 msg/s");
+                // A minute of this size sees memtables written to tables.
+                let time = Duration::from_secs(if body == 1024 { 60 } else { 3 });
+                runtime.block_on(traffic::steady_latency(broker, &name, body, time, limit))
             }));
         }
         rows
@@ -126,11 +133,11 @@ impl Machine {
         beside("the same synced in groups of 256", limit, measure)
     }
 
-    /// The same beside the time of an echo and a sync, one after the other.
-    fn beside_echoes(&self, measure: impl FnOnce(Limit) -> Row) -> Row {
+    /// The same beside the time of an echo and a sync of such a message, one after the other.
+    fn beside_echoes(&self, body: usize, measure: impl FnOnce(Limit) -> Row) -> Row {
         let limit = || {
-            let sync = written(limits::one_sync(self.broker.work_dir()));
-            Figure::Nanoseconds(self.quic.echo().value() + sync.value())
+            let sync = written(limits::one_sync(self.broker.work_dir(), body));
+            Figure::Nanoseconds(self.quic.echo(body).value() + sync.value())
         };
         beside("an echo and a sync", limit, measure)
     }

@@ -1,9 +1,11 @@
 //! Throughput and latency of a broker in a process of its own, seen from a client in this one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use pointsman_load::{Amount, Broker as _, Order, Pointsman, Scenario, Shape};
 use pointsman_sdk::{Client, Message, Publisher, QueueSpec};
 use pointsman_tests::{Broker, proc};
 
@@ -16,7 +18,7 @@ const TIME: Duration = Duration::from_secs(3);
 /// Messages in flight where throughput is measured.
 const WINDOW: u32 = 16_384;
 /// Messages per second where the latency of a broker that is not busy is measured.
-const RATE: u32 = 2_000;
+const RATE: f64 = 2_000.0;
 
 /// Publishes persistent messages as fast as the window allows, and waits for every confirm.
 pub(crate) async fn confirmed_publish(broker: &Broker, name: &str, body: usize, limit: Limit) -> Row {
@@ -95,42 +97,59 @@ pub(crate) async fn confirm_latency(broker: &Broker, name: &str, body: usize, li
     latency_row(name, &times, limit)
 }
 
-/// The time from a publish to its delivery, at a rate the broker is not busy with.
-pub(crate) async fn delivery_latency(broker: &Broker, name: &str, body: usize, limit: Limit) -> Row {
-    let (client, publisher) = ready(broker).await;
-    let mut consumer = client.consumer("bench").open().await.expect("opens");
-    let began = Instant::now();
-    let count = RATE * TIME.as_secs() as u32;
-    let publishing = async {
-        let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE);
-        for _ in 0..count {
-            tick.tick().await;
-            // The first 8 bytes of a body say when it was sent.
-            let mut bytes = vec![b'x'; body.max(8)];
-            bytes[..8].copy_from_slice(&(began.elapsed().as_nanos() as u64).to_le_bytes());
-            let confirmation = publisher
-                .publish(Message::new(bytes).key("bench"))
-                .await
-                .expect("is taken");
-            drop(confirmation);
-        }
+/// The times from when a message was due to its confirm and to its delivery, at a rate the broker is not busy with.
+pub(crate) async fn steady_latency(
+    broker: &Broker,
+    name: &str,
+    body: usize,
+    time: Duration,
+    limit: Limit,
+) -> Row {
+    let load = Pointsman::new(broker.client_builder(), "bench");
+    let scenario = Scenario {
+        shape: Shape::Queue,
+        durable: true,
+        publishers: 1,
+        consumers: 1,
+        order: Order::Together,
+        body,
+        window: 1_000,
+        rate: Some(RATE),
+        warm_up: Duration::from_millis(500),
+        amount: Amount::Time(time),
     };
-    let mut times = histogram();
-    let consuming = async {
-        for _ in 0..count {
-            let delivery = consumer.recv().await.expect("is open").expect("is open");
-            let sent = delivery
-                .body()
-                .first_chunk()
-                .map_or(0, |bytes| u64::from_le_bytes(*bytes));
-            times.saturating_record(began.elapsed().as_nanos() as u64 - sent);
-            delivery.ack();
-        }
-    };
-    tokio::join!(publishing, consuming);
-    publisher.flush().await.expect("are confirmed");
-    leave(client).await;
-    latency_row(name, &times, limit)
+    load.set_up(&scenario).await.expect("is declared");
+    let before = tables(broker);
+    let report = pointsman_load::run(&load, &scenario, &Arc::default())
+        .await
+        .expect("nothing is lost");
+    let tables = tables(broker) - before;
+    load.tear_down().await.expect("is deleted");
+    let at = |us: f64| Figure::Nanoseconds(us * 1e3);
+    let delivery = report.delivery.expect("is consumed meanwhile");
+    Row::of(name, at(report.confirm.p50), limit)
+        .detail("p99", at(report.confirm.p99))
+        .detail("p99.9", at(report.confirm.p999))
+        .detail("delivery p50", at(delivery.p50))
+        .detail("delivery p99", at(delivery.p99))
+        .detail("delivery p99.9", at(delivery.p999))
+        .detail("samples", report.published.messages)
+        .detail("tables written", tables)
+}
+
+/// How many tables the broker's store has begun, which number them.
+fn tables(broker: &Broker) -> u64 {
+    let keyspaces = broker.data_dir().join("store/fjall/keyspaces");
+    let folders = std::fs::read_dir(keyspaces).expect("is there").flatten();
+    folders
+        .filter_map(|keyspace| std::fs::read_dir(keyspace.path().join("tables")).ok())
+        .filter_map(|tables| {
+            let numbers = tables
+                .flatten()
+                .filter_map(|table| table.file_name().to_str()?.parse::<u64>().ok());
+            Some(numbers.max()? + 1)
+        })
+        .sum()
 }
 
 /// Messages until the time is over.

@@ -4,11 +4,11 @@
 mod broker;
 mod guests;
 
-use broker::{Broker, CALM, GOOD, QUARANTINE, ROUTER, limits, publish, queues};
+use broker::{Broker, CALM, GOOD, QUARANTINE, ROUTER, limits, message, publish, queues};
 use guests::{HONEST, Parts, lies_about_its_plan, loops_on_poison, module, traps_on_poison};
 use pointsman_core::input::{Publish, Verdict};
 use pointsman_protocol::{MessageMeta, Value};
-use pointsman_router_host::ModuleError;
+use pointsman_router_host::{Incoming, ModuleError};
 
 /// What a module's failure is called.
 fn failure(result: Result<(), ModuleError>) -> String {
@@ -165,6 +165,25 @@ async fn only_the_poison_messages_of_a_batch_go_to_quarantine() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_message_that_does_not_decode_is_refused_alone_and_the_module_never_sees_it() {
+    let broker = Broker::new();
+    let routes = broker.routes(&module(&HONEST));
+    let mut batch: Vec<Incoming> = (1..=3).map(|sequence| message(sequence, "a")).collect();
+    batch[1].meta_len = 1;
+    let mut out = Vec::new();
+    let entry = routes.find("/", "in").unwrap();
+    routes.route(entry, batch, &mut out).await;
+    assert!(
+        matches!(out[1].verdict, Verdict::Refuse(_)),
+        "{:?}",
+        out[1].verdict
+    );
+    let queues: Vec<_> = out.iter().map(queues).collect();
+    assert_eq!(queues, [vec![GOOD], vec![], vec![GOOD]]);
+    assert_eq!(broker.host.counters(ROUTER).routed, 2);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod view;
 pub(crate) use cache::DecisionCache;
 pub use compile::compile_child_main;
 pub(crate) use pool::Pool;
+pub(crate) use view::View;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -104,8 +105,8 @@ struct Loaded {
     guest: Guest,
 }
 
-/// A message a module is asked about.
-pub(crate) struct Question {
+/// A message that a module changed, or on which it failed.
+pub(crate) struct Rewritten {
     pub(crate) content: Bytes,
     pub(crate) meta_len: u32,
 }
@@ -117,11 +118,11 @@ pub(crate) enum Answer {
     /// To these targets as it is.
     Deliver(SmallVec<[u32; 4]>),
     /// To these targets, changed for each.
-    DeliverChanged(Vec<(u32, Question)>),
+    DeliverChanged(Vec<(u32, Rewritten)>),
     /// The module refused it.
     Reject(String),
     /// The module failed on it. `kept` is the message with headers that say so.
-    Failed { reason: String, kept: Question },
+    Failed { reason: String, kept: Rewritten },
     /// The module cannot be asked now.
     Refuse(ErrorBody),
 }

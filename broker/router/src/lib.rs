@@ -11,6 +11,7 @@ mod routes;
 mod table;
 mod scan;
 mod matcher;
+mod short;
 mod walk;
 mod host;
 mod explain;

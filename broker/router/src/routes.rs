@@ -6,18 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use pointsman_core::input::{MessageCopy, Publish, Verdict};
-use pointsman_core::topology::{Router, Target, Topology, Vhost};
+use pointsman_core::input::Publish;
+use pointsman_core::topology::{Router, Topology, Vhost};
 use pointsman_core::{ExchangeId, RouterId};
-use pointsman_protocol::ErrorBody;
 use pointsman_protocol::admin::Explanation;
-use smallvec::SmallVec;
 
 use crate::explain;
 use crate::host::Host;
-use crate::scan::{Scanned, malformed, scan};
+use crate::short;
 use crate::table::Table;
-use crate::walk::{self, Queues, each_once};
+use crate::walk;
 
 /// A message as its publisher sent it.
 #[derive(Clone, Debug)]
@@ -120,16 +118,15 @@ impl Routes {
     pub async fn route(&self, entry: Entry, batch: Vec<Incoming>, out: &mut Vec<Publish>) {
         out.reserve(batch.len());
         match &entry.0 {
-            Place::Default(vhost) => {
-                out.extend(batch.into_iter().map(|message| {
-                    in_place(message, ExchangeId::DEFAULT, |scanned, queues| {
-                        queues.extend(vhost.queues.get(scanned.routing_key).copied());
-                    })
-                }));
-            }
-            Place::Declared(table) if !table.is_router() && table.arranged().queues_only => {
-                self.to_queues(table, batch, out).await;
-            }
+            Place::Default(vhost) => short::to_named(vhost, batch, out),
+            Place::Declared(table) if table.arranged().queues_only => match table.is_router() {
+                false => short::to_matching(self, table, batch, out).await,
+                true => match table.deciding() {
+                    Ok(deciding) => short::to_decided(self, table, deciding, batch, out).await,
+                    // The walk says so to whoever published.
+                    Err(_) => walk::walk(self, table, batch, out).await,
+                },
+            },
             Place::Declared(table) => walk::walk(self, table, batch, out).await,
         }
     }
@@ -139,93 +136,11 @@ impl Routes {
     pub async fn explain(&self, entry: Entry, content: Bytes, meta_len: u32) -> Explanation {
         explain::explain(self, &entry, content, meta_len).await
     }
-
-    /// The short way: no exchange behind the first one, unless nothing matched and there is an alternate.
-    async fn to_queues(&self, table: &Arc<Table>, batch: Vec<Incoming>, out: &mut Vec<Publish>) {
-        let arranged = table.arranged();
-        let alternate = table.exchange.alternate.is_some();
-        let mut unmatched = Vec::new();
-        for message in batch {
-            let again = alternate.then(|| message.clone());
-            let publish = in_place(message, table.exchange.id, |scanned, queues| {
-                arranged.matcher.matches(scanned, |binding| {
-                    if let Target::Queue(queue) = arranged.targets[binding as usize] {
-                        queues.push(queue);
-                    }
-                });
-            });
-            if let Some(message) = again
-                && publish.verdict == Verdict::Deliver
-                && publish.copies.is_empty()
-            {
-                unmatched.push((out.len(), message));
-            }
-            out.push(publish);
-        }
-        if !unmatched.is_empty() {
-            let (places, messages): (Vec<usize>, Vec<Incoming>) = unmatched.into_iter().unzip();
-            let mut walked = Vec::with_capacity(messages.len());
-            walk::walk(self, table, messages, &mut walked).await;
-            for (place, publish) in places.into_iter().zip(walked) {
-                out[place] = publish;
-            }
-        }
-    }
-}
-
-/// One message with at most one copy, whose queues `decide` adds.
-fn in_place(
-    message: Incoming,
-    exchange: ExchangeId,
-    decide: impl FnOnce(&Scanned<'_>, &mut Queues),
-) -> Publish {
-    let mut queues = Queues::new();
-    let scanned = match scan_content(&message.content, message.meta_len) {
-        Ok(scanned) => scanned,
-        Err(refusal) => return refused(message.sequence, refusal),
-    };
-    decide(&scanned, &mut queues);
-    let (persistent, times) = (scanned.persistent, scanned.times());
-    let mut copies = SmallVec::new();
-    each_once(&mut queues);
-    if !queues.is_empty() {
-        copies.push(MessageCopy {
-            content: message.content,
-            meta_len: message.meta_len,
-            persistent,
-            times,
-            exchange,
-            decided_by: None,
-            queues,
-        });
-    }
-    Publish {
-        sequence: message.sequence,
-        verdict: Verdict::Deliver,
-        copies,
-    }
 }
 
 fn changed_id(change: DiffItem<'_, '_, RouterId, Arc<Router>>) -> RouterId {
     match change {
         DiffItem::Add(id, _) | DiffItem::Update { new: (id, _), .. } | DiffItem::Remove(id, _) => *id,
-    }
-}
-
-/// Scans the metadata at the start of a message's content.
-pub(crate) fn scan_content(content: &[u8], meta_len: u32) -> Result<Scanned<'_>, ErrorBody> {
-    content
-        .get(..meta_len as usize)
-        .ok_or_else(malformed)
-        .and_then(scan)
-}
-
-/// A message that is not taken.
-pub(crate) fn refused(sequence: u64, refusal: ErrorBody) -> Publish {
-    Publish {
-        sequence,
-        verdict: Verdict::Refuse(refusal),
-        copies: SmallVec::new(),
     }
 }
 

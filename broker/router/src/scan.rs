@@ -39,6 +39,14 @@ impl<'a> Scanned<'a> {
     }
 }
 
+/// Scans the metadata at the start of a message's content.
+pub(crate) fn scan_content(content: &[u8], meta_len: u32) -> Result<Scanned<'_>, ErrorBody> {
+    content
+        .get(..meta_len as usize)
+        .ok_or_else(malformed)
+        .and_then(scan)
+}
+
 /// Scans metadata that must fill `bytes`.
 ///
 /// # Errors
@@ -65,7 +73,7 @@ pub fn scan(bytes: &[u8]) -> Result<Scanned<'_>, ErrorBody> {
 }
 
 /// What the publisher of metadata that does not decode is told.
-pub(crate) fn malformed() -> ErrorBody {
+fn malformed() -> ErrorBody {
     ErrorBody::new(
         ErrorCode::MalformedFrame,
         "the message's metadata does not decode",

@@ -15,8 +15,9 @@ use pointsman_protocol::admin::ExplainStep;
 use pointsman_protocol::{ErrorBody, ErrorCode};
 use smallvec::SmallVec;
 
-use crate::host::{Answer, Question};
-use crate::routes::{Incoming, Routes, scan_content};
+use crate::host::{Answer, Rewritten, View};
+use crate::routes::{Incoming, Routes};
+use crate::scan::scan_content;
 use crate::table::Table;
 
 /// Most forms of one message.
@@ -37,11 +38,27 @@ pub(crate) fn each_once(queues: &mut Queues) {
 pub(crate) async fn walk(routes: &Routes, entry: &Arc<Table>, batch: Vec<Incoming>, out: &mut Vec<Publish>) {
     let mut walk = Walk::new(routes, entry, batch);
     walk.run().await;
-    out.extend(
-        walk.travellers
-            .into_iter()
-            .map(|traveller| traveller.finish(entry.exchange.id)),
-    );
+    walk.finish(entry, out);
+}
+
+/// Takes messages on that were published to the exchange of `entry`, a router, which has decided what becomes of them. All
+/// of them decode.
+pub(crate) async fn walk_on(
+    routes: &Routes,
+    entry: &Arc<Table>,
+    by: DecidedBy,
+    decided: Vec<(Incoming, Answer)>,
+    out: &mut Vec<Publish>,
+) {
+    let (batch, answers): (Vec<Incoming>, Vec<Answer>) = decided.into_iter().unzip();
+    let mut walk = Walk::new(routes, entry, batch);
+    let decided = std::mem::take(&mut walk.ahead).into_iter().zip(answers);
+    for (visit, answer) in decided {
+        walk.travellers[visit.traveller].enter(visit.form, visit.exchange);
+        walk.follow(visit, entry, by, answer);
+    }
+    walk.run().await;
+    walk.finish(entry, out);
 }
 
 /// Routes one message and says how.
@@ -136,6 +153,11 @@ impl<'r> Walk<'r> {
         }
     }
 
+    fn finish(self, entry: &Table, out: &mut Vec<Publish>) {
+        let travellers = self.travellers.into_iter();
+        out.extend(travellers.map(|traveller| traveller.finish(entry.exchange.id)));
+    }
+
     /// A form comes to an exchange.
     fn visit(&mut self, visit: Visit) {
         let routes = self.routes;
@@ -195,16 +217,14 @@ impl<'r> Walk<'r> {
                 return;
             }
         };
-        let question = |visit: &Visit| {
+        let view = |visit: &Visit| {
             let form = &self.travellers[visit.traveller].forms[visit.form];
-            Question {
-                content: form.content.clone(),
-                meta_len: form.meta_len,
-            }
+            View::new(&form.content, form.meta_len).ok()
         };
-        let questions: Vec<Question> = visits.iter().map(question).collect();
+        // Each form was scanned when it was made, so none is left out.
+        let views: Vec<View<'_>> = visits.iter().filter_map(view).collect();
         let aside = self.steps.is_some();
-        let answers = self.routes.host.decide(table, deciding, questions, aside).await;
+        let answers = self.routes.host.decide(table, deciding, &views, aside).await;
         for (visit, answer) in visits.into_iter().zip(answers) {
             self.follow(visit, table, deciding.by, answer);
         }
@@ -251,7 +271,7 @@ impl<'r> Walk<'r> {
         visit: Visit,
         table: &Table,
         by: DecidedBy,
-        changed: Option<Question>,
+        changed: Option<Rewritten>,
         bindings: &[u32],
     ) {
         let Some(form) = self.travellers[visit.traveller].make_form(visit.form, by, changed) else {
@@ -265,7 +285,7 @@ impl<'r> Walk<'r> {
 
     /// A message on which the module failed goes to the alternate exchange or, when there is none or it leads
     /// nowhere, to the quarantine queue.
-    fn keep_failed(&mut self, visit: Visit, table: &Table, by: DecidedBy, reason: String, kept: Question) {
+    fn keep_failed(&mut self, visit: Visit, table: &Table, by: DecidedBy, reason: String, kept: Rewritten) {
         let traveller = &mut self.travellers[visit.traveller];
         let Some(form) = traveller.make_form(visit.form, by, Some(kept)) else {
             return;
@@ -327,7 +347,7 @@ impl Traveller {
 
     /// A new form, made from another by a module's decision. A changed one that does not decode refuses the message
     /// rather than losing it.
-    fn make_form(&mut self, parent: usize, by: DecidedBy, changed: Option<Question>) -> Option<usize> {
+    fn make_form(&mut self, parent: usize, by: DecidedBy, changed: Option<Rewritten>) -> Option<usize> {
         if self.forms.len() == FORMS_MAX {
             let message = format!("the route makes more than {FORMS_MAX} copies of this message");
             self.refuse(ErrorBody::new(ErrorCode::LimitReached, message));
@@ -341,7 +361,7 @@ impl Traveller {
         } = self.forms[parent];
         let (content, meta_len, persistent, times) = match changed {
             None => (self.forms[parent].content.clone(), meta_len, persistent, times),
-            Some(Question { content, meta_len }) => match scan_content(&content, meta_len) {
+            Some(Rewritten { content, meta_len }) => match scan_content(&content, meta_len) {
                 Ok(scanned) => {
                     let (persistent, times) = (scanned.persistent, scanned.times());
                     (content, meta_len, persistent, times)

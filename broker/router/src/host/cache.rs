@@ -18,9 +18,9 @@ use pointsman_router::packed::Plan;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Answer;
 use super::record::Record;
 use super::view::View;
-use super::{Answer, Question};
 use crate::limits::{CACHE_ENTRIES, RECHECK_EVERY};
 use key::Key;
 
@@ -95,32 +95,32 @@ impl DecisionCache {
         }
     }
 
-    /// The answers that are remembered, in the order of the questions, or `None` where the module has to be asked;
+    /// The answers that are remembered, in the order of the messages, or `None` where the module has to be asked;
     /// `None` for all when nothing is remembered.
-    pub(crate) fn look_up(&self, questions: &[Question]) -> Option<Vec<Option<Answer>>> {
+    pub(crate) fn look_up(&self, messages: &[View<'_>]) -> Option<Vec<Option<Answer>>> {
         let (learnt, slots) = self.in_use()?;
-        let count = questions.len() as u64;
+        let count = messages.len() as u64;
         let number = learnt.look_ups.fetch_add(count, Ordering::Relaxed);
-        let answer = |(number, question): (u64, &Question)| {
+        let answer = |(number, message): (u64, &View<'_>)| {
             let asks_anyway = number.is_multiple_of(RECHECK_EVERY);
             if asks_anyway {
                 return None;
             }
-            slots.find(&Key::of(&learnt.plan, &View::new(question)?)?)
+            slots.find(&Key::of(&learnt.plan, message)?)
         };
-        let answers: Vec<Option<Answer>> = (number..).zip(questions).map(answer).collect();
+        let answers: Vec<Option<Answer>> = (number..).zip(messages).map(answer).collect();
         let hits = answers.iter().flatten().count();
         learnt.record.cached(hits);
         Some(answers)
     }
 
     /// Takes in what the module decided just now.
-    pub(crate) fn remember(&self, questions: &[Question], answers: &[Answer]) {
+    pub(crate) fn remember(&self, messages: &[View<'_>], answers: &[Answer]) {
         let Some((learnt, slots)) = self.in_use() else {
             return;
         };
-        for (question, answer) in questions.iter().zip(answers) {
-            let Some(key) = View::new(question).and_then(|view| Key::of(&learnt.plan, &view)) else {
+        for (message, answer) in messages.iter().zip(answers) {
+            let Some(key) = Key::of(&learnt.plan, message) else {
                 continue;
             };
             if let Err(untrue) = slots.remember(&key, answer) {

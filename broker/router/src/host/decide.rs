@@ -9,7 +9,8 @@ use super::instance::{Instance, NoInstance};
 use super::record::Record;
 use super::rewrite::mark_failed;
 use super::store::Failure;
-use super::{Answer, Host, Loaded, Question};
+use super::view::View;
+use super::{Answer, Host, Loaded};
 use crate::error::ModuleError;
 use crate::limits::BATCH_MAX;
 use crate::table::{Deciding, Table};
@@ -39,27 +40,23 @@ impl Host {
         &self,
         table: &Table,
         deciding: &Deciding,
-        questions: Vec<Question>,
+        messages: &[View<'_>],
         aside: bool,
     ) -> Vec<Answer> {
-        let known = if aside {
-            None
-        } else {
-            deciding.cache.look_up(&questions)
+        let known = match aside {
+            true => None,
+            false => deciding.cache.look_up(messages),
         };
         let Some(known) = known else {
-            return self.ask(table, deciding, &questions, aside).await;
+            return self.ask(table, deciding, messages, aside).await;
         };
-        let others = questions
-            .into_iter()
-            .zip(&known)
-            .filter(|(_, known)| known.is_none());
-        let others: Vec<Question> = others.map(|(question, _)| question).collect();
-        let mut asked = match others.is_empty() {
+        let others = messages.iter().zip(&known).filter(|(_, known)| known.is_none());
+        let others: Vec<View<'_>> = others.map(|(message, _)| *message).collect();
+        let asked = match others.is_empty() {
             true => Vec::new(),
             false => self.ask(table, deciding, &others, aside).await,
-        }
-        .into_iter();
+        };
+        let mut asked = asked.into_iter();
         known
             .into_iter()
             .filter_map(|known| known.or_else(|| asked.next()))
@@ -74,12 +71,12 @@ impl Host {
         &self,
         table: &Table,
         deciding: &Deciding,
-        questions: &[Question],
+        messages: &[View<'_>],
         aside: bool,
     ) -> Vec<Answer> {
         let digest = deciding.version.digest;
         let Some(loaded) = self.loaded(digest) else {
-            return refuse_all(questions.len(), &ModuleError::NotLoaded(digest));
+            return refuse_all(messages.len(), &ModuleError::NotLoaded(digest));
         };
         let record = self.record(deciding.by.router);
         let _turn = deciding.pool.turn().await;
@@ -91,7 +88,7 @@ impl Host {
             record: &record,
             aside,
         };
-        inquiry.decide(questions).await
+        inquiry.decide(messages).await
     }
 }
 
@@ -100,11 +97,11 @@ fn refuse_all(count: usize, error: &ModuleError) -> Vec<Answer> {
 }
 
 impl Inquiry<'_> {
-    async fn decide(&self, questions: &[Question]) -> Vec<Answer> {
-        let mut answers = Vec::with_capacity(questions.len());
+    async fn decide(&self, messages: &[View<'_>]) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(messages.len());
         let mut failed = 0;
         // Where the pieces end that are still to be decided, the nearest one last.
-        let mut ends: SmallVec<[usize; 8]> = smallvec![questions.len()];
+        let mut ends: SmallVec<[usize; 8]> = smallvec![messages.len()];
         while let Some(&end) = ends.last() {
             let at = answers.len();
             if at == end {
@@ -117,18 +114,18 @@ impl Inquiry<'_> {
                     left.as_millis()
                 );
                 answers.extend(
-                    questions[at..]
+                    messages[at..]
                         .iter()
-                        .map(|question| self.failure(question, &reason)),
+                        .map(|message| self.failure(message, &reason)),
                 );
                 break;
             }
             let end = end.min(at + BATCH_MAX);
-            match self.call(&questions[at..end], failed > 0, &mut answers).await {
+            match self.call(&messages[at..end], failed > 0, &mut answers).await {
                 Ok(()) => {}
                 Err(NoAnswer::NoRoom(error)) => {
                     answers.truncate(at);
-                    answers.extend(refuse_all(questions.len() - at, &error));
+                    answers.extend(refuse_all(messages.len() - at, &error));
                     break;
                 }
                 Err(NoAnswer::Failed(Failure(reason))) => {
@@ -139,7 +136,7 @@ impl Inquiry<'_> {
                         continue;
                     }
                     self.note(format!("failed on a message: {reason}"));
-                    answers.push(self.failure(&questions[at], &reason));
+                    answers.push(self.failure(&messages[at], &reason));
                 }
             }
         }
@@ -153,7 +150,7 @@ impl Inquiry<'_> {
     /// Asks about the leading messages, as many as fit one call.
     async fn call(
         &self,
-        questions: &[Question],
+        messages: &[View<'_>],
         fresh: bool,
         answers: &mut Vec<Answer>,
     ) -> Result<(), NoAnswer> {
@@ -170,7 +167,7 @@ impl Inquiry<'_> {
         let before = answers.len();
         let result = match instance {
             Ok(mut instance) => {
-                let result = instance.route(&self.host.sandbox, questions, answers).await;
+                let result = instance.route(&self.host.sandbox, messages, answers).await;
                 for (level, text) in instance.said() {
                     self.note(format!("{}: {text}", level_name(level)));
                 }
@@ -191,7 +188,7 @@ impl Inquiry<'_> {
                     .count();
                 self.record
                     .answered(version, new.len(), rejected, began.elapsed());
-                self.deciding.cache.remember(questions, new);
+                self.deciding.cache.remember(messages, new);
                 self.deciding.pool.give_back(instance);
                 Ok(())
             }
@@ -236,11 +233,11 @@ impl Inquiry<'_> {
         self.record.left_alone(self.deciding.by.version, Instant::now())
     }
 
-    fn failure(&self, question: &Question, reason: &str) -> Answer {
+    fn failure(&self, message: &View<'_>, reason: &str) -> Answer {
         let name = &self.deciding.name;
         Answer::Failed {
             reason: format!("router {name} failed: {reason}"),
-            kept: mark_failed(question, name, reason, &self.table.exchange.spec.name),
+            kept: mark_failed(message, name, reason, &self.table.exchange.spec.name),
         }
     }
 

@@ -6,12 +6,12 @@ use pointsman_router::packed::{
 use smallvec::SmallVec;
 use wasmtime::{Memory, Store, TypedFunc};
 
+use super::Answer;
 use super::guest::{Exports, Guest};
 use super::rewrite::rewrite;
 use super::store::{Failure, Sandbox, State};
 use super::typed::{self, Decision, Level};
 use super::view::View;
-use super::{Answer, Question};
 use crate::error::ModuleError;
 use crate::limits::{BATCH_BYTES, BODY_SEEN_MAX};
 
@@ -77,24 +77,23 @@ impl Instance {
     pub(crate) async fn route(
         &mut self,
         sandbox: &Sandbox,
-        questions: &[Question],
+        messages: &[View<'_>],
         answers: &mut Vec<Answer>,
     ) -> Result<(), Failure> {
-        let views: SmallVec<[View<'_>; 1]> = questions.iter().filter_map(View::new).collect();
         let _ticking = sandbox.clock.ticking();
         State::begin_call(&mut self.store);
         if let Exports::Typed(router) = &self.exports {
-            let batch: Vec<_> = views
+            let batch: Vec<_> = messages
                 .iter()
-                .map(|view| typed::message(&self.plan, view))
+                .map(|message| typed::message(&self.plan, message))
                 .collect();
             let decisions = router
                 .pointsman_router_typed()
                 .call_route(&mut self.store, &batch)
                 .await?;
-            return self.typed_answers(decisions, questions, answers);
+            return self.typed_answers(decisions, messages, answers);
         }
-        let (batch, count) = self.encoder.encode(&self.plan, &views, BATCH_BYTES)?;
+        let (batch, count) = self.encoder.encode(&self.plan, messages, BATCH_BYTES)?;
         let packed = match &self.exports {
             Exports::Packed { route, .. } => route.call_async(&mut self.store, (batch.to_vec(),)).await?.0,
             Exports::Core {
@@ -106,24 +105,24 @@ impl Instance {
             }
             Exports::Typed(_) => Vec::new(),
         };
-        self.packed_answers(&packed, &questions[..count], answers)
+        self.packed_answers(&packed, &messages[..count], answers)
     }
 
     fn packed_answers(
         &self,
         packed: &[u8],
-        questions: &[Question],
+        messages: &[View<'_>],
         answers: &mut Vec<Answer>,
     ) -> Result<(), Failure> {
-        let decisions = Decisions::decode(packed, questions.len() as u32, self.targets)?;
-        for (decision, question) in decisions.zip(questions) {
+        let decisions = Decisions::decode(packed, messages.len() as u32, self.targets)?;
+        for (decision, message) in decisions.zip(messages) {
             answers.push(match decision? {
                 DecisionView::Unroutable => Answer::Unroutable,
                 DecisionView::One(target) => Answer::Deliver(SmallVec::from_iter([target])),
                 DecisionView::Several(targets) => Answer::Deliver(each_once(targets.iter())),
                 DecisionView::Changed(deliveries) => {
                     let changed = |d: pointsman_router::packed::DeliveryView<'_>| {
-                        Ok::<_, Failure>((d.target, rewrite(question, &d.changes)?))
+                        Ok::<_, Failure>((d.target, rewrite(message, &d.changes)?))
                     };
                     Answer::DeliverChanged(deliveries.into_iter().map(changed).collect::<Result<_, _>>()?)
                 }
@@ -136,17 +135,17 @@ impl Instance {
     fn typed_answers(
         &self,
         decisions: Vec<Decision>,
-        questions: &[Question],
+        messages: &[View<'_>],
         answers: &mut Vec<Answer>,
     ) -> Result<(), Failure> {
-        if decisions.len() != questions.len() {
+        if decisions.len() != messages.len() {
             return Err(Failure(format!(
                 "its answer is malformed: {} decisions answer a batch of {} messages",
                 decisions.len(),
-                questions.len()
+                messages.len()
             )));
         }
-        for (decision, question) in decisions.into_iter().zip(questions) {
+        for (decision, message) in decisions.into_iter().zip(messages) {
             answers.push(match decision {
                 Decision::Unroutable => Answer::Unroutable,
                 Decision::Deliver(targets) => {
@@ -156,7 +155,7 @@ impl Instance {
                 Decision::DeliverWith(deliveries) => {
                     let changed = |d: &typed::Delivery| {
                         self.in_range(d.target)?;
-                        Ok::<_, Failure>((d.target, rewrite(question, &typed::changes(&d.changes))?))
+                        Ok::<_, Failure>((d.target, rewrite(message, &typed::changes(&d.changes))?))
                     };
                     Answer::DeliverChanged(deliveries.iter().map(changed).collect::<Result<_, _>>()?)
                 }

@@ -6,8 +6,9 @@ use pointsman_protocol::message::check_times;
 use pointsman_protocol::{MessageMeta, Value};
 use pointsman_router::packed::Changes;
 
-use super::Question;
+use super::Rewritten;
 use super::store::Failure;
+use super::view::View;
 
 /// Header with the router version that failed, such as `orders@3`.
 const FAILED_ROUTER: &str = "x-pointsman-failed-router";
@@ -20,8 +21,8 @@ const FAILED_AT: &str = "x-pointsman-exchange";
 ///
 /// # Errors
 /// When what results is over a limit of messages: the module's fault.
-pub(crate) fn rewrite(question: &Question, changes: &Changes<'_>) -> Result<Question, Failure> {
-    let (meta, body) = question.content.split_at(question.meta_len as usize);
+pub(crate) fn rewrite(message: &View<'_>, changes: &Changes<'_>) -> Result<Rewritten, Failure> {
+    let (meta, body) = message.content.split_at(message.meta_len as usize);
     let mut meta = MessageMeta::decode(meta).map_err(|error| Failure(error.to_string()))?;
     if let Some(key) = changes.routing_key {
         meta.routing_key = within("routing key", key, KEY_MAX)?;
@@ -44,12 +45,12 @@ pub(crate) fn rewrite(question: &Question, changes: &Changes<'_>) -> Result<Ques
 
 /// The message with headers that say which module failed on it and how. It is kept at once and until someone looks at it,
 /// whatever its delay and expiration.
-pub(crate) fn mark_failed(question: &Question, router: &str, reason: &str, exchange: &str) -> Question {
-    let unmarked = || Question {
-        content: question.content.clone(),
-        meta_len: question.meta_len,
+pub(crate) fn mark_failed(message: &View<'_>, router: &str, reason: &str, exchange: &str) -> Rewritten {
+    let unmarked = || Rewritten {
+        content: message.content.clone(),
+        meta_len: message.meta_len,
     };
-    let (meta, body) = question.content.split_at(question.meta_len as usize);
+    let (meta, body) = message.content.split_at(message.meta_len as usize);
     let Ok(mut meta) = MessageMeta::decode(meta) else {
         return unmarked();
     };
@@ -71,7 +72,7 @@ fn set_header<'a>(meta: &mut MessageMeta<'a>, name: &'a str, value: Value<'a>) {
     meta.headers.extend(value.map(|value| (name, value)));
 }
 
-fn encode(meta: &MessageMeta<'_>, body: &[u8]) -> Result<Question, Failure> {
+fn encode(meta: &MessageMeta<'_>, body: &[u8]) -> Result<Rewritten, Failure> {
     if meta.headers.len() > HEADERS_MAX {
         return Err(Failure(format!(
             "{} headers are over the limit of {HEADERS_MAX}",
@@ -93,7 +94,7 @@ fn encode(meta: &MessageMeta<'_>, body: &[u8]) -> Result<Question, Failure> {
         )));
     }
     content.extend_from_slice(body);
-    Ok(Question {
+    Ok(Rewritten {
         content: Bytes::from(content),
         meta_len: meta_len as u32,
     })
@@ -123,7 +124,7 @@ fn from_guest(value: pointsman_router::Value<'_>) -> Value<'_> {
 mod tests {
     use super::*;
 
-    fn question(headers: Vec<(&str, Value<'_>)>, body: &[u8]) -> Question {
+    fn message(headers: Vec<(&str, Value<'_>)>, body: &[u8]) -> Rewritten {
         let meta = MessageMeta {
             routing_key: "a",
             persistent: true,
@@ -133,14 +134,18 @@ mod tests {
         encode(&meta, body).unwrap()
     }
 
-    fn parts(question: &Question) -> (MessageMeta<'_>, &[u8]) {
-        let (meta, body) = question.content.split_at(question.meta_len as usize);
+    fn view(message: &Rewritten) -> View<'_> {
+        View::new(&message.content, message.meta_len).unwrap()
+    }
+
+    fn parts(message: &Rewritten) -> (MessageMeta<'_>, &[u8]) {
+        let (meta, body) = message.content.split_at(message.meta_len as usize);
         (MessageMeta::decode(meta).unwrap(), body)
     }
 
     #[test]
     fn changes_replace_what_they_name_and_keep_the_rest() {
-        let before = question(
+        let before = message(
             vec![("x", Value::Int(1)), ("y", Value::Int(2)), ("x", Value::Int(3))],
             b"body",
         );
@@ -155,7 +160,7 @@ mod tests {
             ],
             ..Default::default()
         };
-        let after = rewrite(&before, &changes).unwrap();
+        let after = rewrite(&view(&before), &changes).unwrap();
         let (meta, body) = parts(&after);
         assert_eq!(
             (
@@ -177,14 +182,14 @@ mod tests {
             routing_key: Some(&key),
             ..Default::default()
         };
-        assert!(rewrite(&question(vec![], b""), &changes).is_err());
+        assert!(rewrite(&view(&message(vec![], b"")), &changes).is_err());
         for (expiration, delay) in [(Some(0), None), (None, Some(u64::MAX))] {
             let changes = Changes {
                 expiration,
                 delay,
                 ..Default::default()
             };
-            assert!(rewrite(&question(vec![], b""), &changes).is_err());
+            assert!(rewrite(&view(&message(vec![], b"")), &changes).is_err());
         }
     }
 
@@ -195,15 +200,15 @@ mod tests {
             delay: Some(60_000),
             ..Default::default()
         };
-        let kept = mark_failed(&encode(&meta, b"b").unwrap(), "r@1", "it trapped", "in");
+        let kept = mark_failed(&view(&encode(&meta, b"b").unwrap()), "r@1", "it trapped", "in");
         let (meta, body) = parts(&kept);
         assert_eq!((meta.expiration, meta.delay, body), (None, None, &b"b"[..]));
     }
 
     #[test]
     fn a_failed_message_says_who_failed_even_a_second_time() {
-        let once = mark_failed(&question(vec![], b"b"), "orders@3", "it trapped", "in");
-        let twice = mark_failed(&once, "audit@1", "it ran too long", "in");
+        let once = mark_failed(&view(&message(vec![], b"b")), "orders@3", "it trapped", "in");
+        let twice = mark_failed(&view(&once), "audit@1", "it ran too long", "in");
         let (meta, _) = parts(&twice);
         assert_eq!(meta.headers.len(), 3);
         assert_eq!(meta.header(FAILED_ROUTER), Some(&Value::Str("audit@1")));

@@ -1,7 +1,7 @@
 //! The typed interface: the generated bindings, and the way between their values and ours.
 
 use pointsman_protocol::Value as MessageValue;
-use pointsman_router::packed::{Changes, Field, Fields, Plan, REASON_MAX};
+use pointsman_router::packed::{Changes, Field, Plan, REASON_MAX};
 
 use super::view::View;
 

@@ -1,24 +1,33 @@
 //! A message as a module's interface reads it.
 
-use pointsman_protocol::Value;
+use bytes::Bytes;
+use pointsman_protocol::{ErrorBody, Value};
 use pointsman_router::packed::Fields;
 
-use super::Question;
-use crate::routes::scan_content;
-use crate::scan::Scanned;
+use crate::scan::{Scanned, scan_content};
 
-/// A message, borrowed.
+/// A message, borrowed; its metadata was scanned, so that nobody behind does it again.
+#[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
+    pub(crate) content: &'a Bytes,
+    pub(crate) meta_len: u32,
     pub(crate) meta: Scanned<'a>,
-    pub(crate) body: &'a [u8],
 }
 
 impl<'a> View<'a> {
-    /// `None` for metadata that does not decode, which the walk has refused before.
-    pub(crate) fn new(question: &'a Question) -> Option<View<'a>> {
-        let meta = scan_content(&question.content, question.meta_len).ok()?;
-        let body = question.content.get(question.meta_len as usize..)?;
-        Some(View { meta, body })
+    /// # Errors
+    /// What the publisher of metadata that does not decode is told.
+    pub(crate) fn new(content: &'a Bytes, meta_len: u32) -> Result<View<'a>, ErrorBody> {
+        Ok(View {
+            content,
+            meta_len,
+            meta: scan_content(content, meta_len)?,
+        })
+    }
+
+    /// The whole body.
+    pub(crate) fn body(&self) -> &'a [u8] {
+        self.content.get(self.meta_len as usize..).unwrap_or_default()
     }
 }
 
@@ -63,7 +72,7 @@ impl Fields for View<'_> {
         self.meta.headers().map(|(name, value)| (name, to_guest(value)))
     }
     fn body(&self) -> &[u8] {
-        self.body
+        View::body(self)
     }
 }
 

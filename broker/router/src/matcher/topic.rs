@@ -58,29 +58,29 @@ impl Trie {
 
     /// Calls `found` with the bindings of each pattern that takes `key`.
     pub(crate) fn matches(&self, key: &str, mut found: impl FnMut(Range<u32>)) {
-        let mut live = Live::new();
-        let mut next = Live::new();
+        // Swapped at each word: the references, not what is in them.
+        let (mut live, mut next) = (&mut Live::new(), &mut Live::new());
         let mut seen: HashBits = smallvec::smallvec![0; self.hashes.div_ceil(64) as usize];
-        self.enter(0, &mut live, &mut seen);
+        self.enter(0, live, &mut seen);
         for word in split(key) {
             let word = self.words.get(word).copied().unwrap_or(UNKNOWN_WORD);
             seen.fill(0);
-            for &at in &live {
+            for &at in &*live {
                 let node = &self.nodes[at as usize];
                 if node.entered_by_hash.is_some() {
-                    self.enter(at, &mut next, &mut seen);
+                    self.enter(at, next, &mut seen);
                 }
                 if let Ok(found) = node.words.binary_search_by_key(&word, |(word, _)| *word) {
-                    self.enter(node.words[found].1, &mut next, &mut seen);
+                    self.enter(node.words[found].1, next, &mut seen);
                 }
                 if let Some(star) = node.star {
-                    self.enter(star, &mut next, &mut seen);
+                    self.enter(star, next, &mut seen);
                 }
             }
             std::mem::swap(&mut live, &mut next);
             next.clear();
         }
-        for at in live {
+        for &at in &*live {
             let bindings = &self.nodes[at as usize].bindings;
             if !bindings.is_empty() {
                 found(bindings.clone());

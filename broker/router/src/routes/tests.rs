@@ -1,6 +1,7 @@
 //! Routes over topologies made by hand.
 
-use pointsman_core::topology::{Binding, Exchange, Queue};
+use pointsman_core::input::Verdict;
+use pointsman_core::topology::{Binding, Exchange, Queue, Target};
 use pointsman_core::{QueueId, VhostId};
 use pointsman_protocol::admin::{ExchangeKind, ExchangeSpec, QueueSpec};
 use pointsman_protocol::{ErrorCode, MessageMeta};

@@ -15,12 +15,12 @@ pub(super) struct Key {
 
 impl Key {
     /// The key of a message, or `None` when it is over [`CACHE_KEY_MAX`].
-    pub(super) fn of(plan: &Plan, view: &View<'_>) -> Option<Key> {
+    pub(super) fn of(plan: &Plan, message: &View<'_>) -> Option<Key> {
         let mut key = Key {
             bytes: [0; CACHE_KEY_MAX],
             length: 0,
         };
-        let meta = &view.meta;
+        let meta = &message.meta;
         for field in plan.declared_fields() {
             match field {
                 Field::RoutingKey => key.text(meta.routing_key.as_bytes())?,
@@ -49,9 +49,10 @@ impl Key {
             }
         }
         if plan.body_limit() > 0 {
-            let seen = view.body.len().min(plan.body_limit() as usize);
-            key.put(&(view.body.len() as u32).to_le_bytes())?;
-            key.put(&view.body[..seen])?;
+            let body = message.body();
+            let seen = body.len().min(plan.body_limit() as usize);
+            key.put(&(body.len() as u32).to_le_bytes())?;
+            key.put(&body[..seen])?;
         }
         Some(key)
     }
@@ -112,17 +113,13 @@ mod tests {
     use pointsman_protocol::MessageMeta;
 
     use super::*;
-    use crate::host::Question;
 
     fn key(plan: &Plan, meta: &MessageMeta<'_>, body: &[u8]) -> Option<Vec<u8>> {
         let mut content = postcard::to_stdvec(meta).unwrap();
         let meta_len = content.len() as u32;
         content.extend_from_slice(body);
-        let question = Question {
-            content: content.into(),
-            meta_len,
-        };
-        let view = View::new(&question).unwrap();
+        let content = content.into();
+        let view = View::new(&content, meta_len).unwrap();
         Key::of(plan, &view).map(|key| key.bytes().to_vec())
     }
 

@@ -4,6 +4,7 @@ use pointsman_protocol::MessageMeta;
 use smallvec::smallvec;
 
 use super::*;
+use crate::host::Rewritten;
 
 const ROOM: usize = 1 << 20;
 
@@ -22,7 +23,7 @@ fn with(plan: Plan, room: usize) -> Cached {
     };
     cached.learn(&plan);
     // The first look-up asks the module anyway.
-    cached.cache.look_up(&[question("")]);
+    cached.known("");
     cached
 }
 
@@ -36,12 +37,12 @@ impl Cached {
     }
 
     fn remember(&self, key: &str, answer: Answer) {
-        self.cache.remember(&[question(key)], &[answer]);
+        self.cache.remember(&[view(&message(key))], &[answer]);
     }
 
     /// The targets that are remembered; of an unroutable message none.
     fn known(&self, key: &str) -> Option<Vec<u32>> {
-        match self.cache.look_up(&[question(key)])?.pop().flatten()? {
+        match self.cache.look_up(&[view(&message(key))])?.pop().flatten()? {
             Answer::Unroutable => Some(Vec::new()),
             Answer::Deliver(targets) => Some(targets.to_vec()),
             _ => panic!("nothing else is remembered"),
@@ -60,16 +61,20 @@ impl Cached {
     }
 }
 
-fn question(key: &str) -> Question {
+fn message(key: &str) -> Rewritten {
     let meta = MessageMeta {
         routing_key: key,
         ..Default::default()
     };
     let content = postcard::to_stdvec(&meta).unwrap();
-    Question {
+    Rewritten {
         meta_len: content.len() as u32,
         content: content.into(),
     }
+}
+
+fn view(message: &Rewritten) -> View<'_> {
+    View::new(&message.content, message.meta_len).unwrap()
 }
 
 fn deliver(target: u32) -> Answer {
@@ -126,7 +131,7 @@ fn a_different_decision_for_an_equal_message_ends_it_for_all_caches_of_the_versi
         cached.remember("a", answer);
         assert!(cached.is_off());
         assert_eq!(cached.known("a"), None);
-        assert!(other.look_up(&[question("a")]).is_none());
+        assert!(other.look_up(&[view(&message("a"))]).is_none());
     }
 }
 
@@ -140,7 +145,7 @@ fn a_failure_says_nothing_about_the_plan() {
         "a",
         Answer::Failed {
             reason: "it trapped".into(),
-            kept: question("a"),
+            kept: message("a"),
         },
     );
     assert_eq!(cached.known("a"), Some(vec![3]));
@@ -164,7 +169,7 @@ fn nothing_is_remembered_of_a_plan_that_does_not_allow_it_nor_without_room() {
         for _ in 0..3 {
             cached.remember("a", deliver(3));
         }
-        assert!(cached.cache.look_up(&[question("a")]).is_none());
+        assert!(cached.cache.look_up(&[view(&message("a"))]).is_none());
         assert!(!cached.is_off());
     }
 }
@@ -174,7 +179,7 @@ fn rejections_changes_and_many_targets_are_decided_each_time() {
     let cached = by_key();
     for _ in 0..3 {
         cached.remember("a", Answer::Reject("no".into()));
-        cached.remember("b", Answer::DeliverChanged(vec![(1, question("b"))]));
+        cached.remember("b", Answer::DeliverChanged(vec![(1, message("b"))]));
         cached.remember("c", Answer::Deliver((0..9).collect()));
     }
     assert_eq!(

@@ -13,7 +13,7 @@ use crate::faults::Site;
 use crate::keys::{self, StateKind};
 use crate::repair::Rescue;
 use crate::rewrite::Batch;
-use crate::salvage::scan;
+use crate::salvage::{scan, scan_state};
 use crate::staged::{Keyspaces, Table};
 use crate::store::{Store, index_entry, read_failed, read_from, value_damage};
 use crate::values;
@@ -106,19 +106,10 @@ impl Found {
 
     fn read_delayed(&mut self, keyspaces: &Keyspaces) -> Result<BTreeMap<QueueId, FoundDue>, StoreError> {
         let mut delayed: BTreeMap<QueueId, FoundDue> = BTreeMap::new();
-        let (first, last) = keys::state_range(StateKind::Delayed);
-        scan(
-            &keyspaces[Table::State as usize],
-            Table::State,
-            &first,
-            &last,
-            &mut self.damage,
-            |key, value| {
-                let queue = keys::queue_of(keys::behind_kind(key))?;
-                delayed.entry(queue).or_default().written = values::read_count(value)?;
-                Some(())
-            },
-        )?;
+        scan_state(keyspaces, StateKind::Delayed, &mut self.damage, |id, value| {
+            delayed.entry(keys::queue_of(id)?).or_default().written = values::read_count(value)?;
+            Some(())
+        })?;
         Ok(delayed)
     }
 }

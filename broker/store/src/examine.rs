@@ -14,7 +14,7 @@ use crate::due::FoundDue;
 use crate::error::{Damage, StoreError};
 use crate::keys::{self, MetaKind, StateKind};
 use crate::live::ChunkId;
-use crate::salvage::{note, scan};
+use crate::salvage::{note, scan, scan_state};
 use crate::staged::{Keyspaces, Table};
 use crate::store::{index_entry, read_from};
 use crate::values::{self, Progress};
@@ -169,36 +169,19 @@ impl Found {
 
     /// Where the queues stand. Returns those that were deleted and are only being removed.
     fn read_queue_states(&mut self, keyspaces: &Keyspaces) -> Result<BTreeSet<QueueId>, StoreError> {
-        let keyspace = &keyspaces[Table::State as usize];
         let mut gone = BTreeSet::new();
-        let (first, last) = keys::state_range(StateKind::Gone);
-        scan(
-            keyspace,
-            Table::State,
-            &first,
-            &last,
-            &mut self.damage,
-            |key, _| {
-                gone.insert(keys::queue_of(keys::behind_kind(key))?);
-                Some(())
-            },
-        )?;
+        scan_state(keyspaces, StateKind::Gone, &mut self.damage, |id, _| {
+            gone.insert(keys::queue_of(id)?);
+            Some(())
+        })?;
         let queues = &mut self.queues;
-        let (first, last) = keys::state_range(StateKind::Queue);
-        scan(
-            keyspace,
-            Table::State,
-            &first,
-            &last,
-            &mut self.damage,
-            |key, value| {
-                let queue = keys::queue_of(keys::behind_kind(key))?;
-                let state = values::read_queue_state(value)?;
-                let found = queues.entry(queue).or_default();
-                (found.state, found.has_state) = (state, true);
-                Some(())
-            },
-        )?;
+        scan_state(keyspaces, StateKind::Queue, &mut self.damage, |id, value| {
+            let queue = keys::queue_of(id)?;
+            let state = values::read_queue_state(value)?;
+            let found = queues.entry(queue).or_default();
+            (found.state, found.has_state) = (state, true);
+            Some(())
+        })?;
         self.queues.retain(|queue, _| !gone.contains(queue));
         Ok(gone)
     }

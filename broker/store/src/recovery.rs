@@ -28,64 +28,38 @@ pub(crate) fn recover(keyspaces: &Keyspaces) -> Result<Recovered, Trouble> {
         gone,
         restored,
     } = &mut recovered;
-    let state = &keyspaces[Table::State as usize];
     let meta = &keyspaces[Table::Meta as usize];
 
-    each(
-        state,
-        Table::State,
-        &keys::state_prefix(StateKind::Progress),
-        |_, value| {
-            *progress = Progress::decode(value)?;
-            Some(())
-        },
-    )?;
+    each_state(keyspaces, StateKind::Progress, |_, value| {
+        *progress = Progress::decode(value)?;
+        Some(())
+    })?;
     restored.next_offsets = progress.next_offsets;
-    each(
-        state,
-        Table::State,
-        &keys::state_prefix(StateKind::Gone),
-        |id, _| {
-            gone.push(keys::queue_of(id)?);
-            Some(())
-        },
-    )?;
-    each(
-        state,
-        Table::State,
-        &keys::state_prefix(StateKind::Queue),
-        |id, value| {
+    each_state(keyspaces, StateKind::Gone, |id, _| {
+        gone.push(keys::queue_of(id)?);
+        Some(())
+    })?;
+    each_state(keyspaces, StateKind::Queue, |id, value| {
+        restored
+            .queues
+            .push((keys::queue_of(id)?, values::read_queue_state(value)?));
+        Some(())
+    })?;
+    each_state(keyspaces, StateKind::Attempts, |id, value| {
+        let (queue, position) = keys::queue_and_number(id)?;
+        if !gone.contains(&queue) {
             restored
-                .queues
-                .push((keys::queue_of(id)?, values::read_queue_state(value)?));
-            Some(())
-        },
-    )?;
-    each(
-        state,
-        Table::State,
-        &keys::state_prefix(StateKind::Attempts),
-        |id, value| {
-            let (queue, position) = keys::queue_and_number(id)?;
-            if !gone.contains(&queue) {
-                restored
-                    .attempts
-                    .push((queue, Position(position), values::read_number(value)?));
-            }
-            Some(())
-        },
-    )?;
-    each(
-        state,
-        Table::State,
-        &keys::state_prefix(StateKind::Identity),
-        |id, value| {
-            restored
-                .identities
-                .push((keys::identity_of(id)?, values::read_postcard(value)?));
-            Some(())
-        },
-    )?;
+                .attempts
+                .push((queue, Position(position), values::read_number(value)?));
+        }
+        Some(())
+    })?;
+    each_state(keyspaces, StateKind::Identity, |id, value| {
+        restored
+            .identities
+            .push((keys::identity_of(id)?, values::read_postcard(value)?));
+        Some(())
+    })?;
     each(
         meta,
         Table::Meta,
@@ -96,17 +70,12 @@ pub(crate) fn recover(keyspaces: &Keyspaces) -> Result<Recovered, Trouble> {
             Some(())
         },
     )?;
-    each(
-        state,
-        Table::State,
-        &keys::state_prefix(StateKind::Delayed),
-        |id, value| {
-            restored
-                .delayed
-                .push((keys::queue_of(id)?, values::read_count(value)?));
-            Some(())
-        },
-    )?;
+    each_state(keyspaces, StateKind::Delayed, |id, value| {
+        restored
+            .delayed
+            .push((keys::queue_of(id)?, values::read_count(value)?));
+        Some(())
+    })?;
     for &(queue, _) in &restored.queues {
         let range = keys::in_queue(queue, 0)..=keys::in_queue(queue, u64::MAX);
         for guard in keyspaces[Table::Ack as usize].range(range) {
@@ -122,6 +91,16 @@ pub(crate) fn recover(keyspaces: &Keyspaces) -> Result<Recovered, Trouble> {
         check_queue(&keyspaces[Table::Index as usize], *queue, state)?;
     }
     Ok(recovered)
+}
+
+/// Hands each value of a kind of `state` to `take`, as [`each`].
+fn each_state(
+    keyspaces: &Keyspaces,
+    kind: StateKind,
+    take: impl FnMut(&[u8], &[u8]) -> Option<()>,
+) -> Result<(), Trouble> {
+    let state = &keyspaces[Table::State as usize];
+    each(state, Table::State, &keys::state_prefix(kind), take)
 }
 
 /// Hands each value under a prefix to `take`, which answers `None` when it does not decode.

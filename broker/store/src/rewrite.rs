@@ -11,7 +11,7 @@ use crate::error::{Damage, StoreError};
 use crate::examine::{Found, FoundQueue, read_chunk};
 use crate::keys::{self, StateKind};
 use crate::repair::Rescue;
-use crate::salvage::scan;
+use crate::salvage::{scan, scan_state};
 use crate::staged::Table;
 use crate::store::{Store, index_entry};
 use crate::values;
@@ -226,23 +226,15 @@ impl Rescue {
         record: impl Fn(&[u8], &[u8]) -> Option<Record>,
         batch: &mut Batch,
     ) -> Result<(), StoreError> {
-        let (first, last) = keys::state_range(kind);
         let mut written = Ok(());
-        scan(
-            &self.keyspaces[Table::State as usize],
-            Table::State,
-            &first,
-            &last,
-            &mut Vec::new(),
-            |key, value| {
-                if let Some(record) = record(keys::behind_kind(key), value)
-                    && written.is_ok()
-                {
-                    written = batch.push(record, value.len());
-                }
-                Some(())
-            },
-        )?;
+        scan_state(&self.keyspaces, kind, &mut Vec::new(), |id, value| {
+            if let Some(record) = record(id, value)
+                && written.is_ok()
+            {
+                written = batch.push(record, value.len());
+            }
+            Some(())
+        })?;
         written
     }
 }

@@ -3,7 +3,8 @@
 use fjall::Keyspace;
 
 use crate::error::{Damage, StoreError};
-use crate::staged::Table;
+use crate::keys::{self, StateKind};
+use crate::staged::{Keyspaces, Table};
 use crate::store::{read_from, value_damage};
 
 /// Hands every readable pair from `first` to `last` to `take`, which answers `None` when the value does not decode.
@@ -48,6 +49,20 @@ pub(crate) fn scan(
             None => return Ok(()),
         }
     }
+}
+
+/// As [`scan`], for all of a kind of `state`. `take` gets what stands behind the kind in the key.
+pub(crate) fn scan_state(
+    keyspaces: &Keyspaces,
+    kind: StateKind,
+    damage: &mut Vec<Damage>,
+    mut take: impl FnMut(&[u8], &[u8]) -> Option<()>,
+) -> Result<(), StoreError> {
+    let (first, last) = keys::state_range(kind);
+    let state = &keyspaces[Table::State as usize];
+    scan(state, Table::State, &first, &last, damage, |key, value| {
+        take(keys::behind_kind(key), value)
+    })
 }
 
 /// Adds damage that is not known yet.

@@ -290,8 +290,10 @@ impl Drop for Inbox {
         self.room.close();
         let mut state = self.queue.lock();
         state.closed = true;
-        // Whoever waits for an answer hears that there is none.
-        state.mails.clear();
+        // Whoever waits for an answer hears that there is none; not under the lock, as each may wake a task.
+        let unread = std::mem::take(&mut state.mails);
+        drop(state);
+        drop(unread);
     }
 }
 

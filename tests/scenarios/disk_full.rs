@@ -10,6 +10,9 @@ use pointsman_tests::{Broker, Settings};
 
 use crate::{eventually, publish, routed, soon, take};
 
+/// Messages of a mebibyte that do not fit into a segment of the log.
+const LARGE: usize = 24;
+
 /// A small disk of its own; unmounted when this is dropped.
 struct Disk(PathBuf);
 
@@ -89,12 +92,15 @@ async fn on_disk_full_nothing_confirmed_is_lost_and_publishing_resumes_when_spac
     }
     let pid = broker.pid();
     disk.fill();
-    // Written before the next look at the free space, so that the write itself fails.
+    // More than the log has room for, before the next look at the free space, so that the write itself fails.
     let publisher = client.publisher("").await.unwrap();
-    let waiting = publisher
-        .publish(Message::new("x".repeat(1024 * 1024)).key("q"))
-        .await
-        .unwrap();
+    let waiting = tokio::spawn(async move {
+        for _ in 0..LARGE {
+            let message = Message::new("x".repeat(1024 * 1024)).key("q");
+            let confirmation = publisher.publish(message).await.unwrap();
+            assert_eq!(confirmation.await.unwrap(), routed(1));
+        }
+    });
     eventually(async || broker.log().contains("the disk is full")).await;
     // With what the cut off write left it goes on at once, or waits.
     let tried = ["the broker goes on", "cannot go on yet"];
@@ -102,7 +108,7 @@ async fn on_disk_full_nothing_confirmed_is_lost_and_publishing_resumes_when_spac
     assert!(broker.is_running());
     disk.make_room();
     // The publisher sends it again by itself.
-    assert_eq!(soon(waiting).await.unwrap(), routed(1));
+    soon(waiting).await.unwrap();
     eventually(async || publish(&client, "", "q", "after").await == routed(1)).await;
     assert_eq!(broker.pid(), pid, "the same process");
     let kept = client.queue("q").await.unwrap().ready as usize;
@@ -110,6 +116,7 @@ async fn on_disk_full_nothing_confirmed_is_lost_and_publishing_resumes_when_spac
     let before: Vec<_> = (0..50).map(|n| format!("before {n}")).collect();
     assert!(kept[..50] == before, "a confirmed message is gone");
     assert_eq!(kept.iter().filter(|body| *body == "after").count(), 1);
+    assert_eq!(kept.len(), 50 + LARGE + 1);
     assert!(broker.terminate().success());
 }
 

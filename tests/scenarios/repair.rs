@@ -24,15 +24,18 @@ async fn damaged() -> Broker {
     }
     client.close().await;
     broker.kill9();
-    zero_a_page(&broker.data_dir().join("store/fjall/0.jnl"), body(10).as_bytes());
+    zero_a_page(
+        &broker.data_dir().join("store/wal/0.wal"),
+        &body(10).as_bytes()[..1_000],
+    );
     broker
 }
 
-/// Zeroes a page in the middle of `content`.
+/// Zeroes a page from within `content` on.
 fn zero_a_page(path: &Path, content: &[u8]) {
     let bytes = fs::read(path).unwrap();
     let at = bytes.windows(content.len()).position(|window| window == content);
-    let at = at.expect("the journal holds the message") as u64 + 100;
+    let at = at.expect("the log holds the message") as u64 + 100;
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(&[0; 4_096], at).unwrap();
 }
@@ -73,7 +76,7 @@ async fn a_repair_keeps_the_damaged_store_and_the_broker_serves_what_was_saved()
     assert_eq!(repaired["queues"], foretold["queues"]);
     assert!(
         Path::new(repaired["kept"].as_str().unwrap())
-            .join("fjall/0.jnl")
+            .join("wal/0.wal")
             .exists()
     );
     broker.restart();

@@ -12,7 +12,7 @@ use fjall::{Readable, Snapshot};
 use crate::error::{OpenError, StoreError};
 use crate::options::Options;
 use crate::staged::Table;
-use crate::store::{Store, read_failed, read_from};
+use crate::store::{Store, read_failed, read_from, write_failed};
 use crate::verify::Report;
 use crate::{folder, keys, values};
 
@@ -108,21 +108,27 @@ impl Store {
 
     fn copy_to(&self, folder: &Path) -> Result<Copied, BackupError> {
         let (copy, _) = Store::open(folder, Options::default())?;
+        // Most of it without holding up commits.
+        self.begin_flush()?;
+        self.0.tables.wait()?;
         let snapshot = {
-            // No batch is half written while the writer is ours.
-            let writer = self.writer();
+            // Nothing is written while the writer is ours.
+            let mut writer = self.writer();
+            self.flush_under(&mut writer)?;
             let progress = &mut copy.writer().progress;
             progress.next_offsets = writer.progress.next_offsets;
             progress.log_bytes = writer.progress.log_bytes;
             progress.dead_bytes = writer.progress.dead_bytes;
-            self.0.database.snapshot()
+            self.0.tables.database().snapshot()
         };
         let mut copied = Copied::default();
         for table in Table::ALL {
             self.copy_table(table, &snapshot, &copy, &mut copied)?;
         }
-        copy.sync()?;
         copy.flush()?;
+        // What was copied is in tables, so that a backup need not be longer by the log.
+        let emptied = copy.writer().wal.remove();
+        emptied.map_err(write_failed)?;
         Ok(copied)
     }
 

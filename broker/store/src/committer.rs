@@ -16,11 +16,16 @@ const WAITING_COMMITS: usize = 1_024;
 /// Most bytes of records that wait, unless it is a single commit.
 const WAITING_BYTES: usize = 8 * 1024 * 1024;
 
+/// Largest commit that is made durable on the thread it comes from, in bytes of records: about what a message or a few
+/// need. More shows that more is coming, which is handled while the commit thread writes.
+const HERE_BYTES: usize = 16 * 1024;
+
 /// Pause between steps of removing what deleted queues left, while nothing else is written.
 const LEFTOVERS_PAUSE: Duration = Duration::from_millis(10);
 
 /// The commit thread. Dropping it is [`Committer::stop`].
 pub struct Committer {
+    store: Store,
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
 }
@@ -72,7 +77,7 @@ impl Committer {
             room: Condvar::new(),
         });
         let worker = Worker {
-            store,
+            store: store.clone(),
             queue: queue.clone(),
             sync_due: None,
         };
@@ -80,6 +85,7 @@ impl Committer {
             .name("commit".to_owned())
             .spawn(move || worker.run(done))?;
         Ok(Committer {
+            store,
             queue,
             thread: Some(thread),
         })
@@ -109,6 +115,24 @@ impl Committer {
         });
         drop(waiting);
         self.queue.arrived.notify_one();
+    }
+
+    /// Makes a commit durable on the caller's thread, which saves waking two others: for one that is small while nothing
+    /// that was submitted is on its way. Returns it otherwise, and when it may be synced later.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub fn commit_here(
+        &self,
+        records: Vec<Record>,
+        sync: Option<Duration>,
+    ) -> Result<Option<Vec<Record>>, StoreError> {
+        let is_now = sync.is_none_or(|within| within == Duration::ZERO);
+        if !is_now || weight(&records) > HERE_BYTES {
+            return Ok(Some(records));
+        }
+        self.store.apply(&[&records], sync.is_some())?;
+        Ok(None)
     }
 
     /// Writes what waits, syncs, and ends the thread.

@@ -18,6 +18,9 @@ use crate::staged::{Keyspaces, Table};
 use crate::store::{Store, index_entry, read_failed, read_from, value_damage};
 use crate::values;
 
+/// Entries read at once.
+const PAGE: usize = 256;
+
 /// What was found of a queue's delayed messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FoundDue {
@@ -40,23 +43,32 @@ impl Store {
         runs_max: usize,
     ) -> Result<Vec<(DueKey, DueEntry)>, StoreError> {
         self.faults().visit(Site::Read).map_err(read_failed)?;
-        let behind = (Bound::Excluded(keys::due(&after)), Bound::Unbounded);
+        let mut from = Bound::Excluded(keys::due(&after));
         let mut entries = Vec::new();
         let mut runs = 0;
-        for guard in self.keyspace(Table::Due).range(behind) {
-            if runs >= runs_max {
-                break;
+        loop {
+            let page = self.scan(Table::Due, (from, Bound::Unbounded), PAGE)?;
+            let is_last = page.len() < PAGE;
+            let Some((last, _)) = page.last() else {
+                return Ok(entries);
+            };
+            from = Bound::Excluded(last.clone());
+            for (key, value) in page {
+                if runs >= runs_max {
+                    return Ok(entries);
+                }
+                let parts = keys::due_parts(&key);
+                if of.is_some() && parts.map(|key| key.queue) != of {
+                    continue;
+                }
+                let entry = read_entry(&key, &value).ok_or_else(|| value_damage(Table::Due, &key))?;
+                runs += entry.1.runs();
+                entries.push(entry);
             }
-            let (key, value) = guard.into_inner().map_err(|e| read_from(Table::Due, e))?;
-            let parts = keys::due_parts(&key);
-            if of.is_some() && parts.map(|key| key.queue) != of {
-                continue;
+            if is_last {
+                return Ok(entries);
             }
-            let entry = read_entry(&key, &value).ok_or_else(|| value_damage(Table::Due, &key))?;
-            runs += entry.1.runs();
-            entries.push(entry);
         }
-        Ok(entries)
     }
 }
 

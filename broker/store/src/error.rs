@@ -59,15 +59,20 @@ pub enum OpenError {
 impl OpenError {
     /// Whether there was no room on the disk.
     pub fn is_disk_full(&self) -> bool {
-        let (OpenError::Io { source, .. }
-        | OpenError::Fjall {
-            source: fjall::Error::Io(source),
-            ..
-        }) = self
-        else {
-            return false;
+        let source = match self {
+            OpenError::Io { source, .. } => Some(source),
+            OpenError::Fjall { source, .. } => io_error(source),
+            _ => None,
         };
-        source.kind() == io::ErrorKind::StorageFull
+        source.is_some_and(|source| source.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
+/// What the system said, if that is why fjall failed.
+pub(crate) fn io_error(error: &fjall::Error) -> Option<&io::Error> {
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => Some(error),
+        _ => None,
     }
 }
 
@@ -167,6 +172,16 @@ pub enum Damage {
         synced: u64,
         /// Number of the last batch that is there.
         found: u64,
+    },
+    /// A batch in the write-ahead log is not what was written.
+    #[error(
+        "the write-ahead log is damaged at byte {at} of wal/{segment}.wal: what was confirmed from there on is lost"
+    )]
+    Wal {
+        /// The number of the segment.
+        segment: u64,
+        /// Where in it the batch begins.
+        at: u64,
     },
     /// A journal is gone.
     #[error("the journal fjall/{name} is missing: what was confirmed while it was written may be lost")]

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub enum Site {
     /// Writing a batch.
     Write,
-    /// Syncing the journal.
+    /// Syncing the write-ahead log.
     Sync,
+    /// Writing a keyspace's part of a memtable to tables.
+    Flush,
     /// Writing the mark.
     Mark,
     /// Reading an index entry, chunk or module.
@@ -22,7 +24,14 @@ pub enum Site {
 
 impl Site {
     /// All of them.
-    pub const ALL: [Site; 5] = [Site::Write, Site::Sync, Site::Mark, Site::Read, Site::Rewrite];
+    pub const ALL: [Site; 6] = [
+        Site::Write,
+        Site::Sync,
+        Site::Flush,
+        Site::Mark,
+        Site::Read,
+        Site::Rewrite,
+    ];
 }
 
 /// What shall fail, shared by the store and whoever wants it to.

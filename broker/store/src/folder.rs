@@ -8,17 +8,22 @@ use crate::error::OpenError;
 use crate::mark::{self, Mark};
 
 /// The format this version writes. Raised when an older version could no longer read what is written.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
+
+/// The first format, which had no write-ahead log but fjall's journals.
+pub(crate) const FORMAT_WITH_JOURNALS: u32 = 1;
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_NEW: &str = "FORMAT.new";
 const LOCK_FILE: &str = "LOCK";
 const FJALL_FOLDER: &str = "fjall";
+const WAL_FOLDER: &str = "wal";
 
 /// A data folder that this process holds, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
+    format: u32,
     _lock: File,
 }
 
@@ -34,15 +39,17 @@ impl Folder {
             return Err(OpenError::Foreign(path.to_owned()));
         }
         let lock = lock(path)?;
-        match fs::read_to_string(path.join(FORMAT_FILE)) {
-            Ok(text) => check_format(path, &text)?,
+        let format = match fs::read_to_string(path.join(FORMAT_FILE)) {
+            Ok(text) => read_format(path, &text)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Mark::create(path).and_then(|_| write_format(path)).map_err(io)?;
+                FORMAT
             }
             Err(e) => return Err(io(e)),
-        }
+        };
         Ok(Folder {
             path: path.to_owned(),
+            format,
             _lock: lock,
         })
     }
@@ -61,6 +68,23 @@ impl Folder {
     /// The data folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The format it has.
+    pub(crate) fn format(&self) -> u32 {
+        self.format
+    }
+
+    /// Notes that it has the format of this version now.
+    pub(crate) fn upgrade(&mut self) -> io::Result<()> {
+        write_format(&self.path)?;
+        self.format = FORMAT;
+        Ok(())
+    }
+
+    /// Where the write-ahead log is.
+    pub(crate) fn wal(&self) -> PathBuf {
+        self.path.join(WAL_FOLDER)
     }
 
     /// Where fjall's files are.
@@ -117,12 +141,12 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     Ok(lock)
 }
 
-fn check_format(path: &Path, text: &str) -> Result<(), OpenError> {
+fn read_format(path: &Path, text: &str) -> Result<u32, OpenError> {
     let number = text
         .strip_prefix("pointsman store ")
         .and_then(|rest| rest.trim().parse::<u32>().ok());
     match number {
-        Some(FORMAT) => Ok(()),
+        Some(known @ FORMAT_WITH_JOURNALS..=FORMAT) => Ok(known),
         Some(found) if found > FORMAT => Err(OpenError::NewerFormat {
             folder: path.to_owned(),
             found,
@@ -159,6 +183,12 @@ pub(crate) fn copy(from: &Path, to: &Path, link_tables: bool) -> io::Result<()> 
     Ok(())
 }
 
+/// Free bytes on a folder's disk.
+pub(crate) fn free_space(path: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// Removes a folder, if it is there.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
@@ -191,7 +221,7 @@ mod tests {
         drop(Folder::hold(&path).unwrap());
         assert_eq!(
             fs::read_to_string(path.join("FORMAT")).unwrap(),
-            "pointsman store 1\n"
+            "pointsman store 2\n"
         );
         Folder::hold(&path).unwrap();
     }
@@ -222,10 +252,10 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_by_number() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("FORMAT"), "pointsman store 2\n").unwrap();
+        fs::write(dir.path().join("FORMAT"), "pointsman store 3\n").unwrap();
         let error = Folder::hold(dir.path()).unwrap_err();
         assert!(
-            matches!(error, OpenError::NewerFormat { found: 2, .. }),
+            matches!(error, OpenError::NewerFormat { found: 3, .. }),
             "{error}"
         );
     }

@@ -68,6 +68,11 @@ pub(crate) fn in_queue_parts(key: &[u8]) -> Option<(QueueId, u64)> {
     queue_and_number(key.strip_prefix(&SHARD)?)
 }
 
+/// A key in `state` that no value ever has.
+pub(crate) fn unused() -> UserKey {
+    join(&[&SHARD, &[u8::MAX]])
+}
+
 pub(crate) fn progress() -> UserKey {
     state(StateKind::Progress, &[])
 }

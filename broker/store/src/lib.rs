@@ -1,6 +1,7 @@
 //! Durable records of the core on fjall: log, index, recovery, the commit thread.
 //!
-//! A [`Store`] is one folder. [`Store::apply`] makes the records of several commits durable as one atomic batch;
+//! A [`Store`] is one folder. [`Store::apply`] makes the records of several commits durable as one atomic batch in the
+//! write-ahead log, from where a thread of the store brings to fjall's tables what is still there of it some time later;
 //! [`Committer`] is the thread that does so for everything that queued up meanwhile; [`Reader`] is the thread that
 //! reads back what the core no longer has in memory; [`Reclaimer`] is the thread that gives back what settled messages
 //! took.
@@ -19,12 +20,13 @@
 //! | `meta` | kind, id | definitions and modules |
 //! | `due` | deadline, queue, kind, number | messages that enter or leave the queue then |
 //!
-//! Beside it lie `FORMAT` (what the folder is), `LOCK` (who holds it) and `mark` (how far it was synced, outside of
-//! fjall, so that a store which lost its end is noticed).
+//! Beside it lie `wal/` (the write-ahead log, with every batch that is not in tables yet), `FORMAT` (what the folder is),
+//! `LOCK` (who holds it) and `mark` (how far it was synced, outside of the log, so that a store which lost its end is
+//! noticed).
 
 #![forbid(unsafe_code)]
 
-// Along the data path: open a folder, stage records, write them as one batch, tell, read back, give back.
+// Along the data path: open a folder, stage records, write them as one batch, bring it to tables, read back, give back.
 mod folder;
 mod mark;
 mod manifest;
@@ -36,7 +38,9 @@ mod store;
 mod stage;
 mod staged;
 mod live;
-mod memtables;
+mod wal;
+mod memtable;
+mod tables;
 mod keys;
 mod values;
 mod due;

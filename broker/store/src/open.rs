@@ -1,5 +1,6 @@
 //! Opening a folder: look before fjall touches anything, open, recover, compare.
 
+use std::io;
 use std::path::Path;
 
 use fjall::config::CompressionPolicy;
@@ -7,20 +8,20 @@ use fjall::{CompressionType, Database, KeyspaceCreateOptions};
 use pointsman_core::Restored;
 
 use crate::error::{Damage, OpenError, Trouble};
-use crate::folder::Folder;
+use crate::folder::{self, FORMAT_WITH_JOURNALS, Folder};
 use crate::journal::{self, Journals};
 use crate::mark::{Mark, Marked};
-use crate::memtables::Memtables;
+use crate::memtable::Memtable;
 use crate::options::Options;
-use crate::recovery::{self, Recovered};
 use crate::staged::{Keyspaces, Table};
 use crate::store::Store;
-use crate::{manifest, store};
+use crate::wal::{self, Behind, Place, Wal};
+use crate::{manifest, recovery, store, tables};
 
 impl Store {
     /// Opens the folder, or makes it, and returns what `Broker::restore` needs.
     ///
-    /// Takes time in proportion to definitions, queues and the journal, not to messages.
+    /// Takes time in proportion to definitions, queues and the write-ahead log, not to messages.
     ///
     /// # Errors
     /// When another process holds it, when it is something else or of a newer format, or when less than what was
@@ -35,30 +36,31 @@ impl Store {
 /// it spins for as long as another compacts: more than a third of the broker's time under load on two cores.
 const BACKGROUND_THREADS: usize = 1;
 
-fn open(folder: Folder, options: Options) -> Result<(Store, Restored), Trouble> {
+fn open(mut folder: Folder, options: Options) -> Result<(Store, Restored), Trouble> {
     let (mark, marked) = Mark::open(folder.path())?.ok_or(Damage::MarkMissing)?;
     // The first batch is written and synced before a new store is used, so that only one nobody used has none.
     let is_new = marked.sequence == 0;
-    let journals = if is_new {
+    if is_new {
         remove_unfinished(&folder)?;
-        Journals::default()
+    } else if folder.format() == FORMAT_WITH_JOURNALS {
+        upgrade(&mut folder, marked, &options)?;
     } else {
-        look(&folder, marked)?
-    };
-    let (database, keyspaces) = database(&folder.fjall(), &options)?;
-    let recovered = recovery::recover(&keyspaces)?;
-    if !is_new {
-        compare(&keyspaces, &recovered, &journals, marked)?;
+        manifest::check(&folder.fjall())?;
+        empty_journals(&folder.fjall())?;
     }
+    let (database, keyspaces) = database(&folder.fjall(), &options)?;
+    let begin = recovery::progress(&keyspaces)?.block;
+    let (end, stale) = replay(&folder, &keyspaces, marked)?;
+    let wal = Wal::open(&folder.wal(), wal::SEGMENT, begin, end.block, &stale)?;
+    let recovered = recovery::recover(&keyspaces)?;
     let restored = recovered.restored;
-    let memtables = Memtables::hold(&keyspaces)?;
     let parts = store::Parts {
         folder,
         options,
         database,
         keyspaces,
+        wal,
         mark,
-        memtables,
         progress: recovered.progress,
         gone: recovered.gone,
     };
@@ -66,17 +68,71 @@ fn open(folder: Folder, options: Options) -> Result<(Store, Restored), Trouble> 
     Ok((store, restored))
 }
 
+/// Brings to tables what the log holds and they do not. Returns where the log ends, and the blocks behind that.
+fn replay(folder: &Folder, keyspaces: &Keyspaces, marked: Marked) -> Result<(Place, Vec<u64>), Trouble> {
+    let progress = recovery::progress(keyspaces)?;
+    let from = Place {
+        block: progress.block,
+        sequence: progress.sequence,
+    };
+    let mut reader = wal::Reader::new(&folder.wal(), wal::SEGMENT, from);
+    let mut memtable = Memtable::default();
+    while let Some(mut changes) = reader.next()? {
+        memtable.take(&mut changes);
+    }
+    let behind = inspect_end(&mut reader, marked)?;
+    for table in Table::ALL {
+        tables::write_tables(&keyspaces[table as usize], &memtable, table)?;
+    }
+    Ok((reader.at, behind.blocks))
+}
+
+/// Looks at what lies behind the last batch that was read: the end of a write that a crash interrupted, or more than that.
+pub(crate) fn inspect_end(reader: &mut wal::Reader, marked: Marked) -> Result<Behind, Trouble> {
+    let found = reader.at.sequence;
+    let behind = reader.behind()?;
+    if behind.synced > found {
+        return Err(reader.damage_at(reader.at.block).into());
+    }
+    if marked.sequence > found {
+        let synced = marked.sequence;
+        return Err(Damage::Lost { synced, found }.into());
+    }
+    Ok(behind)
+}
+
+/// fjall's journals hold nothing that is needed, so that no damage to them can matter. One has to be there: without any
+/// fjall 3.1 numbers what it writes from 0 again, below what is in its tables.
+pub(crate) fn empty_journals(fjall: &Path) -> io::Result<()> {
+    let numbers = journal::list(fjall)?;
+    let last = numbers.last().copied().unwrap_or_default();
+    for number in numbers {
+        std::fs::remove_file(fjall.join(format!("{number}.jnl")))?;
+    }
+    std::fs::File::create(fjall.join(format!("{last}.jnl"))).map(drop)
+}
+
+/// Makes a store of format 1 one of this format: looks at fjall's journals, and has all they hold moved to tables.
+fn upgrade(folder: &mut Folder, marked: Marked, options: &Options) -> Result<(), Trouble> {
+    let journals = look(folder, marked)?;
+    let (_database, keyspaces) = database(&folder.fjall(), options)?;
+    compare(&keyspaces, &journals, marked)?;
+    for keyspace in &keyspaces {
+        keyspace.rotate_memtable_and_wait()?;
+    }
+    tracing::info!(folder = %folder.path().display(), "the data folder has a newer format now");
+    Ok(folder.upgrade()?)
+}
+
 /// What a first start left that got no further. Nothing in it was ever promised to anybody.
 fn remove_unfinished(folder: &Folder) -> Result<(), Trouble> {
-    match std::fs::remove_dir_all(folder.fjall()) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
-        _ => Ok(()),
-    }
+    folder::remove(&folder.wal())?;
+    Ok(folder::remove(&folder.fjall())?)
 }
 
 /// Compares the files with the mark, and cuts off the end of a write that a crash interrupted.
 fn look(folder: &Folder, marked: Marked) -> Result<Journals, Trouble> {
-    let journals = inspect(folder, marked)?;
+    let journals = inspect_journals(folder, marked)?;
     if let Some(torn) = &journals.torn {
         tracing::info!(file = %torn.file.display(), at = torn.at, "cutting off a write that was interrupted");
         torn.cut()?;
@@ -84,8 +140,8 @@ fn look(folder: &Folder, marked: Marked) -> Result<Journals, Trouble> {
     Ok(journals)
 }
 
-/// Compares the files with the mark; changes nothing.
-pub(crate) fn inspect(folder: &Folder, marked: Marked) -> Result<Journals, Trouble> {
+/// Compares the files of format 1 with the mark; changes nothing.
+pub(crate) fn inspect_journals(folder: &Folder, marked: Marked) -> Result<Journals, Trouble> {
     manifest::check(&folder.fjall())?;
     let journals = journal::look(&folder.fjall())?;
     if let Some((first, last)) = marked.journals {
@@ -122,16 +178,11 @@ pub(crate) fn inspect(folder: &Folder, marked: Marked) -> Result<Journals, Troub
 }
 
 /// Compares what fjall gave back with what was looked at before.
-fn compare(
-    keyspaces: &Keyspaces,
-    recovered: &Recovered,
-    journals: &Journals,
-    marked: Marked,
-) -> Result<(), Trouble> {
+fn compare(keyspaces: &Keyspaces, journals: &Journals, marked: Marked) -> Result<(), Trouble> {
     if let Some(first) = &journals.first {
         recovery::check_continues(&keyspaces[Table::State as usize], first)?;
     }
-    let found = recovered.progress.sequence;
+    let found = recovery::progress(keyspaces)?.sequence;
     let synced = marked.sequence.max(journals.last.unwrap_or(0));
     if found < synced {
         return Err(Damage::Lost { synced, found }.into());
@@ -143,11 +194,10 @@ fn compare(
 pub(crate) fn database(path: &Path, options: &Options) -> fjall::Result<(Database, Keyspaces)> {
     let database = Database::builder(path)
         .worker_threads(BACKGROUND_THREADS)
-        .max_journaling_size(options.journal_bytes)
         .journal_compression(CompressionType::None)
         .cache_size(options.cache_bytes)
         .open()?;
-    let open = |table: Table| database.keyspace(table.name(), || keyspace_options(table, options));
+    let open = |table: Table| database.keyspace(table.name(), keyspace_options);
     let keyspaces = [
         open(Table::Log)?,
         open(Table::Index)?,
@@ -160,14 +210,7 @@ pub(crate) fn database(path: &Path, options: &Options) -> fjall::Result<(Databas
 }
 
 /// Chunks come and go in the order of their keys and are mostly read whole, so that neither compression nor
-/// separating values from keys gains anything; memtables bound the journal, and so the time to open after a crash.
-fn keyspace_options(table: Table, options: &Options) -> KeyspaceCreateOptions {
-    let memtable = if table == Table::Log {
-        options.log_memtable_bytes
-    } else {
-        options.memtable_bytes
-    };
-    KeyspaceCreateOptions::default()
-        .max_memtable_size(memtable)
-        .data_block_compression_policy(CompressionPolicy::disabled())
+/// separating values from keys gains anything.
+fn keyspace_options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled())
 }

@@ -5,11 +5,9 @@ use crate::faults::Faults;
 /// How a store is opened. The defaults are for a broker that has the machine to itself.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Most bytes of journals, which bounds the time to open after a crash.
-    pub journal_bytes: u64,
-    /// Bytes of the log collected in memory before they become a table.
-    pub log_memtable_bytes: u64,
-    /// The same for each of the other keyspaces.
+    /// Bytes written to the log before what is left of them goes to tables. Twice as many are there while that is done.
+    pub wal_bytes: u64,
+    /// Bytes kept in memory before they go to tables. Three times as many are there while that is done.
     pub memtable_bytes: u64,
     /// Bytes of table blocks kept in memory.
     pub cache_bytes: u64,
@@ -27,8 +25,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            journal_bytes: 256 * 1024 * 1024,
-            log_memtable_bytes: 32 * 1024 * 1024,
+            wal_bytes: 64 * 1024 * 1024,
             memtable_bytes: 16 * 1024 * 1024,
             cache_bytes: 32 * 1024 * 1024,
             space_amplification: 2.0,

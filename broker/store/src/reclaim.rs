@@ -9,8 +9,8 @@
 //! other half for old values in tables. A queue that is consumed in order has at most one chunk that is partly dead, and
 //! deletes the others whole, so that nothing of it is rewritten.
 //!
-//! A power loss leaves either form of a chunk with releases that fit it: fjall syncs the journal before it writes a
-//! table, so that no table with a rewritten chunk outlives the releases it rests upon.
+//! A power loss leaves either form of a chunk with releases that fit it: what goes to a table is synced before, so that no
+//! table with a rewritten chunk outlives the releases it rests upon.
 
 use std::ops::Bound::{Excluded, Included};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::keys::{self, StateKind};
 use crate::options::Options;
 use crate::stage::stage_chunk;
 use crate::staged::Table;
-use crate::store::{Store, Writer, read_failed, value_damage, write_failed};
+use crate::store::{Store, Writer, value_damage, write_failed};
 use crate::values::{Left, Progress};
 
 /// Bytes of chunks rewritten in one batch, roughly: about a millisecond of the writer's time.
@@ -32,9 +32,6 @@ const STEP_BYTES: u64 = 1024 * 1024;
 
 /// Most chunks looked at for one batch.
 const STEP_LOOKS: usize = 4_096;
-
-/// fjall's journal is this long from the beginning, in bytes.
-const JOURNAL_ALLOCATED: u64 = 64 * 1024 * 1024;
 
 /// While much is written fjall merges tables by itself, and a flushed table may hold little that still lives: only this
 /// many times the slack is worth a compaction beside it.
@@ -147,7 +144,7 @@ impl Store {
             }
             freed += u64::from(old.len).saturating_sub(sparse.len() as u64);
             rewritten += 1;
-            stage_chunk(writer, &sparse, old.references);
+            stage_chunk(writer, &sparse, old.references, false);
         }
         self.0.options.faults.visit(Site::Rewrite).map_err(write_failed)?;
         self.write(writer, &[])?;
@@ -163,8 +160,7 @@ impl Store {
         if !quiet {
             return tables > options.disk_allowed(live, BUSY_SLACKS) && tables <= BUSY_TABLES_MAX;
         }
-        let journals = self.0.database.journal_disk_space().unwrap_or(0);
-        tables + journals.saturating_sub(JOURNAL_ALLOCATED) > options.disk_allowed(live, 1)
+        tables > options.disk_allowed(live, 1)
     }
 
     /// Whether the log's tables hold more old values than allowed.
@@ -180,21 +176,24 @@ impl Store {
         Ok(())
     }
 
-    /// Has fjall delete the files of tables that were merged. It keeps them until a memtable is rotated while every reader
-    /// may see a version behind the one that merged them, which two batches are.
+    /// Has fjall delete the files of tables that were merged. It keeps them until a memtable of its own is rotated while
+    /// every reader may see a version behind the one that merged them, which two writes are. They go to its journal, which
+    /// is not needed for anything: a key that nobody uses is removed.
     pub(crate) fn let_go(&self) -> Result<(), StoreError> {
-        self.apply(&[], false)?;
-        self.apply(&[], false)?;
         let state = self.keyspace(Table::State);
+        state.remove(keys::unused()).map_err(write_failed)?;
+        state.remove(keys::unused()).map_err(write_failed)?;
         state.rotate_memtable().map(drop).map_err(write_failed)
     }
 
-    /// Has fjall flush what is in memory, without waiting: it might never be done, if the disk is full.
+    /// Has what is in memory written to tables, without waiting: it might never be done, if the disk is full.
     pub(crate) fn begin_flush(&self) -> Result<(), StoreError> {
-        Table::ALL.into_iter().try_for_each(|table| {
-            let rotated = self.keyspace(table).rotate_memtable();
-            rotated.map(drop).map_err(write_failed)
-        })
+        if self.0.tables.is_flushing() {
+            return Ok(());
+        }
+        let mut writer = self.writer();
+        writer.usable()?;
+        self.seal(&mut writer).inspect_err(|error| writer.fail(error))
     }
 }
 
@@ -249,11 +248,12 @@ impl Sweep {
         let mut picked = Vec::new();
         let mut bytes = 0;
         let range = (Excluded(self.after.clone()), Included(last));
-        for (looked, guard) in store.keyspace(Table::State).range(range).enumerate() {
-            if bytes >= STEP_BYTES || looked == STEP_LOOKS {
+        let partly_dead = store.scan(Table::State, range, STEP_LOOKS)?;
+        let is_last = partly_dead.len() < STEP_LOOKS;
+        for (key, value) in partly_dead {
+            if bytes >= STEP_BYTES {
                 return Ok((picked, false));
             }
-            let (key, value) = guard.into_inner().map_err(read_failed)?;
             let found = keys::live_parts(&key).zip(Left::decode(&value));
             let ((lane, base), left) = found.ok_or_else(|| value_damage(Table::State, &key))?;
             self.after = key;
@@ -270,7 +270,7 @@ impl Sweep {
                 Err(error) => tracing::warn!(%error, "a chunk cannot be rewritten"),
             }
         }
-        Ok((picked, true))
+        Ok((picked, is_last))
     }
 
     /// A chunk of several parts holds a single message, so that it is never partly dead.

@@ -21,6 +21,16 @@ pub(crate) struct Recovered {
     pub(crate) restored: Restored,
 }
 
+/// How far the tables are; nothing of a store that has none.
+pub(crate) fn progress(keyspaces: &Keyspaces) -> Result<Progress, Trouble> {
+    let mut progress = Progress::default();
+    each_state(keyspaces, StateKind::Progress, |_, value| {
+        progress = Progress::decode(value)?;
+        Some(())
+    })?;
+    Ok(progress)
+}
+
 pub(crate) fn recover(keyspaces: &Keyspaces) -> Result<Recovered, Trouble> {
     let mut recovered = Recovered::default();
     let Recovered {
@@ -30,10 +40,7 @@ pub(crate) fn recover(keyspaces: &Keyspaces) -> Result<Recovered, Trouble> {
     } = &mut recovered;
     let meta = &keyspaces[Table::Meta as usize];
 
-    each_state(keyspaces, StateKind::Progress, |_, value| {
-        *progress = Progress::decode(value)?;
-        Some(())
-    })?;
+    *progress = self::progress(keyspaces)?;
     restored.next_offsets = progress.next_offsets;
     each_state(keyspaces, StateKind::Gone, |id, _| {
         gone.push(keys::queue_of(id)?);
@@ -166,7 +173,7 @@ fn check_queue(index: &Keyspace, queue: QueueId, state: &QueueState) -> Result<(
     Ok(())
 }
 
-/// The journals go on where the tables end: no batch in front of the first journal is missing.
+/// In format 1, the journals go on where the tables end: no batch in front of the first journal is missing.
 pub(crate) fn check_continues(state: &Keyspace, first: &Batch) -> Result<(), Trouble> {
     if state
         .tree

@@ -15,15 +15,19 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::error::{Damage, OpenError, StoreError, Trouble};
 use crate::examine::{Found, examine};
-use crate::folder::Folder;
+use crate::folder::{FORMAT_WITH_JOURNALS, Folder};
+use crate::journal::Rescued;
 use crate::mark::{Mark, Marked};
-use crate::open::{database, inspect};
+use crate::memtable::Memtable;
+use crate::open::{database, empty_journals, inspect_end, inspect_journals};
 use crate::options::Options;
 use crate::salvage::note;
 use crate::staged::{Keyspaces, Table};
 use crate::store::Store;
+use crate::values::Progress;
 use crate::verify::Report;
-use crate::{folder, journal, manifest, recovery};
+use crate::wal::Place;
+use crate::{folder, journal, manifest, recovery, tables, wal};
 
 /// What was repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,8 +141,13 @@ impl Rescue {
             }
         };
         let is_new = damage.is_empty() && marked.sequence == 0;
+        let has_journals = folder.format() == FORMAT_WITH_JOURNALS;
         if !is_new {
-            noted(inspect(folder, marked), &mut damage).map_err(in_folder)?;
+            let found = match has_journals {
+                true => inspect_journals(folder, marked).map(drop),
+                false => manifest::check(&folder.fjall()),
+            };
+            noted(found, &mut damage).map_err(in_folder)?;
         }
         let scratch = Scratch::of(folder)?;
         let beyond = |reason: String| RepairError::Beyond {
@@ -152,7 +161,13 @@ impl Rescue {
                 other => in_folder(other),
             })?;
         }
-        let rescued = journal::rescue(&fjall).map_err(|e| in_folder(e.into()))?;
+        let rescued = match has_journals {
+            true => journal::rescue(&fjall).map_err(|e| in_folder(e.into()))?,
+            false => {
+                empty_journals(&fjall).map_err(|e| in_folder(e.into()))?;
+                Rescued::default()
+            }
+        };
         let (database, keyspaces) =
             database(&fjall, &Options::default()).map_err(|error| beyond(error.to_string()))?;
 
@@ -164,6 +179,9 @@ impl Rescue {
                 batches_lost += before.saturating_sub(*after).saturating_sub(1);
             }
             noted(continues, &mut damage).map_err(in_folder)?;
+        }
+        if !has_journals && !is_new {
+            batches_lost += replay(folder, &keyspaces, marked, &mut damage).map_err(in_folder)?;
         }
         noted(recovery::recover(&keyspaces), &mut damage).map_err(in_folder)?;
         let mut found = examine(&keyspaces)?;
@@ -189,6 +207,52 @@ impl Rescue {
         new.sync()?;
         Ok(new.flush()?)
     }
+}
+
+/// Brings to the tables of a copy whatever batches the log holds, also behind damage. Returns how many are missing between.
+fn replay(
+    folder: &Folder,
+    keyspaces: &Keyspaces,
+    marked: Marked,
+    damage: &mut Vec<Damage>,
+) -> Result<u64, Trouble> {
+    let mut reader = match recovery::progress(keyspaces) {
+        Ok(Progress { block, sequence, .. }) => {
+            wal::Reader::new(&folder.wal(), wal::SEGMENT, Place { block, sequence })
+        }
+        // It is noted when all is read.
+        Err(Trouble::Damage(_)) => wal::Reader::from_oldest(&folder.wal(), wal::SEGMENT)?,
+        Err(other) => return Err(other),
+    };
+    let mut memtable = Memtable::default();
+    let mut missing = 0;
+    let mut is_looked_at = false;
+    loop {
+        match reader.next() {
+            Ok(Some(mut changes)) => {
+                memtable.take(&mut changes);
+                continue;
+            }
+            Ok(None) if !is_looked_at => {
+                is_looked_at = true;
+                noted(inspect_end(&mut reader, marked), damage)?;
+            }
+            Ok(None) => {}
+            undecodable => {
+                noted(undecodable, damage)?;
+                missing += 1;
+                continue;
+            }
+        }
+        match reader.skip()? {
+            Some(skipped) => missing += skipped,
+            None => break,
+        }
+    }
+    for table in Table::ALL {
+        tables::write_tables(&keyspaces[table as usize], &memtable, table)?;
+    }
+    Ok(missing)
 }
 
 /// Notes damage and goes on; other trouble ends the work.

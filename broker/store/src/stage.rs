@@ -1,6 +1,7 @@
 //! What each record changes.
 
 use std::collections::hash_map::Entry;
+use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
 use pointsman_core::{Chunk, Offset, Position, Record, References};
@@ -24,7 +25,8 @@ impl Store {
                 self.0.figures.chunks_appended.fetch_add(1, Ordering::Relaxed);
                 let bytes = chunk.len() as u64;
                 self.0.figures.user_bytes.fetch_add(bytes, Ordering::Relaxed);
-                stage_chunk(writer, chunk, references.clone());
+                // Offsets are never given twice.
+                stage_chunk(writer, chunk, references.clone(), true);
             }
             Record::Release {
                 lane,
@@ -36,7 +38,8 @@ impl Store {
             }
             Record::Index { queue, entry } => {
                 let value = values::postcard(entry, &mut staged.buffer).map_err(not_encoded)?;
-                staged.put(Table::Index, keys::in_queue(*queue, entry.last().0), value);
+                // Positions are never given twice.
+                staged.put_new(Table::Index, keys::in_queue(*queue, entry.last().0), value);
             }
             Record::IndexRemove { queue, last } => {
                 staged.remove(Table::Index, keys::in_queue(*queue, last.0));
@@ -159,7 +162,7 @@ impl Store {
         }
         let (lane, base) = chunk;
         let key = keys::live(lane, base);
-        if let Some(value) = self.keyspace(Table::State).get(&key).map_err(read_failed)? {
+        if let Some(value) = self.get(Table::State, &key).map_err(read_failed)? {
             let left = Left::decode(&value).ok_or(StoreError::Damaged(value_damage(Table::State, &key)))?;
             return Ok(Some(Known {
                 left,
@@ -167,11 +170,8 @@ impl Store {
                 released: false,
             }));
         }
-        let Some(first) = self
-            .keyspace(Table::Log)
-            .get(keys::chunk(lane, base, 0))
-            .map_err(read_failed)?
-        else {
+        let first = self.get(Table::Log, &keys::chunk(lane, base, 0));
+        let Some(first) = first.map_err(read_failed)? else {
             return Ok(None);
         };
         let damage = Damage::Chunk {
@@ -193,9 +193,12 @@ impl Store {
         for (&(lane, base), known) in touched.iter_mut().filter(|(_, known)| known.released) {
             known.released = false;
             if !known.left.is_dead() {
-                known.stored = true;
                 let value = known.left.encode(&mut writer.staged.buffer);
-                writer.staged.put(Table::State, keys::live(lane, base), value);
+                let key = keys::live(lane, base);
+                match std::mem::replace(&mut known.stored, true) {
+                    true => writer.staged.put(Table::State, key, value),
+                    false => writer.staged.put_new(Table::State, key, value),
+                }
                 continue;
             }
             for part in 0..known.left.parts {
@@ -236,8 +239,9 @@ impl Store {
             ];
             for (table, first, last) in ranges {
                 writer.staged.remove_range(table, &first, &last);
-                for guard in self.keyspace(table).range(first..=last).take(room) {
-                    writer.staged.remove(table, guard.key().map_err(read_failed)?);
+                let range = (Bound::Included(first), Bound::Included(last));
+                for (key, _) in self.scan(table, range, room)? {
+                    writer.staged.remove(table, key);
                     room -= 1;
                 }
             }
@@ -251,13 +255,16 @@ impl Store {
     }
 }
 
-/// Adds a chunk of which nothing was released since it got these references.
-pub(crate) fn stage_chunk(writer: &mut Writer, chunk: &Chunk, references: References) {
+/// Adds a chunk of which nothing was released since it got these references; a new one if there was none of its offset.
+pub(crate) fn stage_chunk(writer: &mut Writer, chunk: &Chunk, references: References, is_new: bool) {
     let mut parts = 0;
     let mut buffer = std::mem::take(&mut writer.staged.buffer);
     for value in values::chunk(chunk, &references, &mut buffer) {
         let key = keys::chunk(chunk.lane, chunk.base, parts);
-        writer.staged.put(Table::Log, key, value);
+        match is_new {
+            true => writer.staged.put_new(Table::Log, key, value),
+            false => writer.staged.put(Table::Log, key, value),
+        }
         parts += 1;
     }
     writer.staged.buffer = buffer;

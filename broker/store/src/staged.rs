@@ -1,14 +1,12 @@
 //! The changes of one group of commits, before they become one batch.
 //!
-//! A key that is written several times in a group goes to disk once, with its last value: fjall gives all changes of
-//! a batch the same number, so that two changes of one key would have no order.
-//!
-//! They go in the order of their keys. A memtable is a skip list: where each key is close to the one before, the way to
-//! its place is still in the processor's cache, and in any other order most of it is not.
+//! A key that is written several times in a group goes to disk once, with its last value. They go in the order of their
+//! keys: where each is close to the one before, the way to its place in the memtable is still in the processor's cache,
+//! and in any other order most of it is not.
 
 use std::collections::HashMap;
 
-use fjall::{Keyspace, OwnedWriteBatch, UserKey, UserValue};
+use fjall::{Keyspace, UserKey, UserValue};
 
 use crate::live::{ChunkId, Known};
 
@@ -48,11 +46,42 @@ impl Table {
     }
 }
 
+/// One change of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) key: UserKey,
+    /// `None` removes the key.
+    pub(crate) value: Option<UserValue>,
+    /// Whether it is certain that the key was in no batch before, or was removed since: if it is removed while it is in the
+    /// memtable, nothing of it goes to a table.
+    pub(crate) is_new: bool,
+}
+
+impl Change {
+    pub(crate) fn put(key: UserKey, value: UserValue) -> Change {
+        Change {
+            key,
+            value: Some(value),
+            is_new: false,
+        }
+    }
+
+    pub(crate) fn remove(key: UserKey) -> Change {
+        Change {
+            key,
+            value: None,
+            is_new: false,
+        }
+    }
+}
+
+/// Changes by [`Table`], in the order they came.
+pub(crate) type Changes = [Vec<Change>; Table::ALL.len()];
+
 /// Changes that wait for their batch. Its memory is kept for the next group.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
-    /// In the order they came; `None` removes the key.
-    changes: [Vec<(UserKey, Option<UserValue>)>; Table::ALL.len()],
+    pub(crate) changes: Changes,
     /// What is left of the chunks that were appended or released in this group.
     pub(crate) touched: HashMap<ChunkId, Known>,
     /// To encode values in.
@@ -61,39 +90,34 @@ pub(crate) struct Staged {
 
 impl Staged {
     pub(crate) fn put(&mut self, table: Table, key: UserKey, value: UserValue) {
-        self.changes[table as usize].push((key, Some(value)));
+        self.changes[table as usize].push(Change::put(key, value));
+    }
+
+    /// As [`Staged::put`], for a key that is in no table and no memtable.
+    pub(crate) fn put_new(&mut self, table: Table, key: UserKey, value: UserValue) {
+        let change = Change::put(key, value);
+        self.changes[table as usize].push(Change {
+            is_new: true,
+            ..change
+        });
     }
 
     pub(crate) fn remove(&mut self, table: Table, key: UserKey) {
-        self.changes[table as usize].push((key, None));
+        self.changes[table as usize].push(Change::remove(key));
     }
 
     /// Drops what this group was about to write under keys from `first` to `last`, and removes them.
     pub(crate) fn remove_range(&mut self, table: Table, first: &UserKey, last: &UserKey) {
-        for (key, value) in &mut self.changes[table as usize] {
-            if (first..=last).contains(&&*key) {
-                *value = None;
+        for change in &mut self.changes[table as usize] {
+            if (first..=last).contains(&&change.key) {
+                change.value = None;
             }
         }
     }
 
-    /// Moves the last change of each key to a batch and returns its size, in bytes of keys and values.
-    pub(crate) fn drain_to(&mut self, batch: &mut OwnedWriteBatch, keyspaces: &Keyspaces) -> u64 {
-        let mut bytes = 0;
-        for (changes, keyspace) in self.changes.iter_mut().zip(keyspaces) {
-            keep_last_of_each_key(changes);
-            for (key, value) in changes.drain(..) {
-                bytes += key.len();
-                match value {
-                    Some(value) => {
-                        bytes += value.len();
-                        batch.insert(keyspace, key, value);
-                    }
-                    None => batch.remove(keyspace, key),
-                }
-            }
-        }
-        bytes as u64
+    /// Sorts the changes by key, and of those of one key leaves the one that came last.
+    pub(crate) fn settle(&mut self) {
+        self.changes.iter_mut().for_each(keep_last_of_each_key);
     }
 
     pub(crate) fn clear(&mut self) {
@@ -102,13 +126,13 @@ impl Staged {
     }
 }
 
-/// Sorts changes by key, and of those of one key leaves the one that came last.
-fn keep_last_of_each_key(changes: &mut Vec<(UserKey, Option<UserValue>)>) {
-    changes.sort_by(|(one, _), (other, _)| one.cmp(other)); // stable: changes of one key stay in their order
-    changes.dedup_by(|(later, value), (kept, last)| {
-        let same = later == kept;
+/// The key stays new if it was before the first of them.
+fn keep_last_of_each_key(changes: &mut Vec<Change>) {
+    changes.sort_by(|one, other| one.key.cmp(&other.key)); // stable: changes of one key stay in their order
+    changes.dedup_by(|later, kept| {
+        let same = later.key == kept.key;
         if same {
-            std::mem::swap(value, last);
+            std::mem::swap(&mut later.value, &mut kept.value);
         }
         same
     });
@@ -118,8 +142,11 @@ fn keep_last_of_each_key(changes: &mut Vec<(UserKey, Option<UserValue>)>) {
 mod tests {
     use super::*;
 
-    fn change(key: &str, value: Option<&str>) -> (UserKey, Option<UserValue>) {
-        (key.into(), value.map(UserValue::from))
+    fn change(key: &str, value: Option<&str>) -> Change {
+        Change {
+            value: value.map(UserValue::from),
+            ..Change::remove(key.into())
+        }
     }
 
     #[test]
@@ -136,5 +163,19 @@ mod tests {
         keep_last_of_each_key(&mut changes);
         let last = [change("a", Some("1")), change("b", None), change("c", Some("3"))];
         assert_eq!(changes, last);
+    }
+
+    #[test]
+    fn a_key_is_new_if_it_was_before_the_group() {
+        let new = |value| Change {
+            is_new: true,
+            ..change("a", value)
+        };
+        let mut changes = vec![new(Some("1")), change("a", None)];
+        keep_last_of_each_key(&mut changes);
+        assert_eq!(changes, [new(None)]);
+        let mut changes = vec![change("a", None), new(Some("2"))];
+        keep_last_of_each_key(&mut changes);
+        assert_eq!(changes, [change("a", Some("2"))]);
     }
 }

@@ -2,29 +2,30 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::ops::Bound;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, PersistMode, UserValue};
+use fjall::{Database, Keyspace, UserKey, UserValue};
 use pointsman_core::catalog::Digest;
 use pointsman_core::commit::IndexEntry;
 use pointsman_core::{Chunk, Lane, Offset, Position, QueueId, Record};
 
-use crate::error::{Damage, StoreError};
+use crate::error::{Damage, StoreError, io_error};
 use crate::faults::{Faults, Site};
 use crate::figures::Figures;
-use crate::folder::Folder;
+use crate::folder::{self, Folder};
 use crate::live::Live;
 use crate::mark::{Mark, Marked};
-use crate::memtables::Memtables;
 use crate::options::Options;
 use crate::reclaim::Reclaim;
 use crate::staged::{Keyspaces, Staged, Table};
+use crate::tables::Tables;
 use crate::values::{self, Header, Progress};
-use crate::{journal, keys};
+use crate::wal::Wal;
+use crate::{keys, wal};
 
 /// An open data folder. Cheap to clone; closes with its last clone.
 ///
@@ -32,10 +33,9 @@ use crate::{journal, keys};
 #[derive(Clone)]
 pub struct Store(pub(crate) Arc<Inner>);
 
-/// Fields drop in this order: first fjall, which ends its threads, then what guards its files.
+/// Fields drop in this order: first the tables with all their threads, then what guards the files.
 pub(crate) struct Inner {
-    keyspaces: Keyspaces,
-    pub(crate) database: Database,
+    pub(crate) tables: Tables,
     live: Mutex<Live>,
     writer: Mutex<Writer>,
     /// Told when the reclaim thread waits and there is something to do.
@@ -51,11 +51,11 @@ pub(crate) struct Writer {
     pub(crate) progress: Progress,
     pub(crate) gone: VecDeque<QueueId>,
     pub(crate) reclaim: Reclaim,
+    pub(crate) wal: Wal,
+    /// The block of the log from which on it is not being written to tables.
+    sealed_block: u64,
     mark: Mark,
-    memtables: Memtables,
     failed: Option<String>,
-    /// fjall's folder, once everything in it is synced and it is about to close.
-    closing: Option<PathBuf>,
 }
 
 /// What a store is made of.
@@ -64,8 +64,8 @@ pub(crate) struct Parts {
     pub(crate) options: Options,
     pub(crate) database: Database,
     pub(crate) keyspaces: Keyspaces,
+    pub(crate) wal: Wal,
     pub(crate) mark: Mark,
-    pub(crate) memtables: Memtables,
     pub(crate) progress: Progress,
     pub(crate) gone: Vec<QueueId>,
 }
@@ -73,19 +73,25 @@ pub(crate) struct Parts {
 impl Store {
     /// Puts the parts together, and notes on disk that the store is in use.
     pub(crate) fn of(parts: Parts) -> Result<Store, StoreError> {
+        let tables = Tables::start(
+            parts.database,
+            parts.keyspaces,
+            parts.folder.path().to_owned(),
+            parts.options.faults.clone(),
+            parts.wal.room(),
+        );
         let writer = Writer {
             staged: Staged::default(),
             progress: parts.progress,
             gone: parts.gone.into(),
             reclaim: Reclaim::default(),
+            sealed_block: parts.wal.end(),
+            wal: parts.wal,
             mark: parts.mark,
-            memtables: parts.memtables,
             failed: None,
-            closing: None,
         };
         let store = Store(Arc::new(Inner {
-            keyspaces: parts.keyspaces,
-            database: parts.database,
+            tables: tables.map_err(write_failed)?,
             live: Mutex::default(),
             writer: Mutex::new(writer),
             reclaimable: Condvar::new(),
@@ -113,7 +119,7 @@ impl Store {
         writer.usable()?;
         let result = self
             .write(writer, commits)
-            .and_then(|()| if sync { self.sync_journal(writer) } else { Ok(()) });
+            .and_then(|()| if sync { self.sync_wal(writer) } else { Ok(()) });
         if let Err(error) = &result {
             writer.fail(error);
         }
@@ -131,8 +137,7 @@ impl Store {
     pub fn sync(&self) -> Result<(), StoreError> {
         let mut writer = self.writer();
         writer.usable()?;
-        self.sync_journal(&mut writer)
-            .inspect_err(|error| writer.fail(error))
+        self.sync_wal(&mut writer).inspect_err(|error| writer.fail(error))
     }
 
     /// Reads index entries of a queue in order: from the one that holds `from`, or the first behind it, to the last
@@ -148,11 +153,14 @@ impl Store {
         runs_max: usize,
     ) -> Result<Vec<IndexEntry>, StoreError> {
         self.0.options.faults.visit(Site::Read).map_err(read_failed)?;
-        let range = keys::in_queue(queue, from.0)..=keys::in_queue(queue, u64::MAX);
+        let range = (
+            Bound::Included(keys::in_queue(queue, from.0)),
+            Bound::Included(keys::in_queue(queue, u64::MAX)),
+        );
         let mut entries = Vec::new();
         let mut runs = 0;
-        for guard in self.keyspace(Table::Index).range(range) {
-            let (key, value) = guard.into_inner().map_err(|e| read_from(Table::Index, e))?;
+        // Each entry has a run.
+        for (key, value) in self.0.tables.scan(Table::Index, range, runs_max)? {
             let entry = index_entry(&key, &value).map_err(StoreError::Damaged)?;
             if entry.first >= to || runs >= runs_max {
                 break;
@@ -200,7 +208,7 @@ impl Store {
     }
 
     fn part(&self, lane: Lane, base: Offset, number: u16) -> Result<Option<UserValue>, StoreError> {
-        let value = self.keyspace(Table::Log).get(keys::chunk(lane, base, number));
+        let value = self.get(Table::Log, &keys::chunk(lane, base, number));
         value.map_err(|error| match read_from(Table::Log, error) {
             StoreError::Damaged(_) => {
                 let what = "its table";
@@ -225,7 +233,7 @@ impl Store {
     pub fn read_module(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
         self.0.options.faults.visit(Site::Read).map_err(read_failed)?;
         let key = keys::module(digest);
-        let Some(value) = self.keyspace(Table::Meta).get(&key).map_err(read_failed)? else {
+        let Some(value) = self.get(Table::Meta, &key).map_err(read_failed)? else {
             return Ok(None);
         };
         let bytes = values::read_module(value);
@@ -234,15 +242,20 @@ impl Store {
             .ok_or(StoreError::Damaged(value_damage(Table::Meta, &key)))
     }
 
-    /// Moves what memtables hold into tables and waits for it, so that little of the journal is left to replay.
+    /// Moves all that was written into tables and waits for it, so that nothing of the write-ahead log is left to replay.
+    /// Nothing can be written meanwhile.
     ///
     /// # Errors
     /// When writing fails.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.0
-            .keyspaces
-            .iter()
-            .try_for_each(|keyspace| keyspace.rotate_memtable_and_wait().map_err(write_failed))
+        self.flush_under(&mut self.writer())
+    }
+
+    pub(crate) fn flush_under(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        writer.usable()?;
+        self.seal(writer)
+            .and_then(|()| self.0.tables.wait())
+            .inspect_err(|error| writer.fail(error))
     }
 
     /// Where faults are injected into this store.
@@ -255,26 +268,23 @@ impl Store {
     /// # Errors
     /// When the system does not say.
     pub fn free_space(&self) -> Result<u64, StoreError> {
-        let disk = rustix::fs::statvfs(self.0.folder.path()).map_err(|e| read_failed(io::Error::from(e)))?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        folder::free_space(self.0.folder.path()).map_err(read_failed)
     }
 
     /// Bytes on disk.
     pub fn size(&self) -> u64 {
-        let tables: u64 = self.0.keyspaces.iter().map(Keyspace::disk_space).sum();
-        tables + self.0.database.journal_disk_space().unwrap_or(0)
+        let tables: u64 = self.keyspaces().iter().map(Keyspace::disk_space).sum();
+        tables + self.writer().wal.disk_space().0
     }
 
     /// What the store counts about itself: names in snake case, with the unit where it is not a number of things.
     pub fn figures(&self) -> Vec<(String, u64)> {
         let mut list = self.0.figures.list();
-        let database = &self.0.database;
+        let database = self.0.tables.database();
+        let (journal_bytes, journals) = self.writer().wal.disk_space();
         list.extend([
-            (
-                "journal_bytes".to_owned(),
-                database.journal_disk_space().unwrap_or(0),
-            ),
-            ("journals".to_owned(), database.journal_count() as u64),
+            ("journal_bytes".to_owned(), journal_bytes),
+            ("journals".to_owned(), journals),
             ("cache_bytes".to_owned(), database.cache_size()),
             ("compactions".to_owned(), database.compactions_completed() as u64),
             (
@@ -282,7 +292,7 @@ impl Store {
                 (self.0.options.space_amplification * 100.0) as u64,
             ),
         ]);
-        for (keyspace, table) in self.0.keyspaces.iter().zip(Table::ALL) {
+        for (keyspace, table) in self.keyspaces().iter().zip(Table::ALL) {
             list.push((format!("{}_table_bytes", table.name()), keyspace.disk_space()));
         }
         list.extend(self.free_space().ok().map(|free| ("free_bytes".to_owned(), free)));
@@ -298,27 +308,31 @@ impl Store {
     /// Writes a batch, so that an established store always has one, and marks the store as in use.
     fn begin(&self, writer: &mut Writer) -> Result<(), StoreError> {
         self.write(writer, &[])?;
-        self.sync_journal(writer)?;
+        self.sync_wal(writer)?;
         let marked = writer.marked();
         writer.mark.write_synced(marked).map_err(write_failed)
     }
 
     pub(crate) fn write(&self, writer: &mut Writer, commits: &[&[Record]]) -> Result<(), StoreError> {
+        self.0.tables.check()?;
         for record in commits.iter().copied().flatten() {
             self.stage(writer, record)?;
         }
         self.stage_leftovers(writer)?;
         self.stage_left(writer);
         writer.progress.sequence += 1;
-        writer
-            .staged
-            .put(Table::State, keys::progress(), writer.progress.encode());
+        writer.stage_progress();
 
         self.0.options.faults.visit(Site::Write).map_err(write_failed)?;
-        let mut batch = self.0.database.batch().durability(Some(PersistMode::Buffer));
-        let bytes = writer.staged.drain_to(&mut batch, &self.0.keyspaces);
-        batch.commit().map_err(|error| self.commit_failed(error))?;
-        writer.memtables.follow(&self.0.keyspaces);
+        let Progress { sequence, synced, .. } = writer.progress;
+        let bytes = writer
+            .wal
+            .append(sequence, synced, &writer.staged.changes)
+            .map_err(write_failed)?;
+        if writer.wal.wants_segment() {
+            self.0.tables.prepare_log();
+        }
+        let in_memory = self.0.tables.take(&mut writer.staged.changes);
         let records = commits.iter().map(|records| records.len()).sum();
         self.0.figures.wrote(records, bytes);
 
@@ -333,26 +347,41 @@ impl Store {
         if writer.reclaim.waiting && writer.wants_reclaim(&self.0.options) {
             self.0.reclaimable.notify_all();
         }
+        self.flush_if_full(writer, in_memory as u64)
+    }
+
+    /// Begins to write tables when memory or the log are full. While tables are being written already, both may get as
+    /// full again before writing waits.
+    fn flush_if_full(&self, writer: &mut Writer, in_memory: u64) -> Result<(), StoreError> {
+        let options = &self.0.options;
+        let in_log = (writer.wal.end() - writer.sealed_block) * wal::BLOCK as u64;
+        let is_over =
+            |times| in_memory >= options.memtable_bytes * times || in_log >= options.wal_bytes * times;
+        if is_over(2) || is_over(1) && !self.0.tables.is_flushing() {
+            self.seal(writer)?;
+        }
         Ok(())
     }
 
-    /// fjall does not say why a write of its own in the background failed, after which it takes nothing more. A disk
-    /// without room for a table says it.
-    fn commit_failed(&self, error: fjall::Error) -> StoreError {
-        let room = self.0.options.log_memtable_bytes;
-        match error {
-            fjall::Error::Poisoned if self.free_space().is_ok_and(|free| free < room) => StoreError::DiskFull,
-            other => write_failed(other),
+    /// What goes to tables is synced before.
+    pub(crate) fn seal(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if writer.progress.synced < writer.progress.sequence {
+            self.sync_wal(writer)?;
         }
+        let block = writer.wal.end();
+        self.0.tables.seal(block)?;
+        writer.sealed_block = block;
+        Ok(())
     }
 
-    fn sync_journal(&self, writer: &mut Writer) -> Result<(), StoreError> {
+    /// Syncs what was written since the last sync, if anything was.
+    fn sync_wal(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if writer.progress.synced == writer.progress.sequence {
+            return Ok(());
+        }
         let began = Instant::now();
         self.0.options.faults.visit(Site::Sync).map_err(sync_failed)?;
-        self.0
-            .database
-            .persist(PersistMode::SyncData)
-            .map_err(sync_failed)?;
+        writer.wal.sync().map_err(sync_failed)?;
         self.0.figures.synced(began.elapsed());
         writer.progress.synced = writer.progress.sequence;
         self.0.options.faults.visit(Site::Mark).map_err(write_failed)?;
@@ -360,12 +389,29 @@ impl Store {
         writer.mark.write(marked).map_err(write_failed)
     }
 
-    pub(crate) fn keyspaces(&self) -> &Keyspaces {
-        &self.0.keyspaces
+    /// Reads a value that is in a table, or was written since.
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> fjall::Result<Option<UserValue>> {
+        self.0.tables.get(table, key)
     }
 
+    /// As [`Tables::scan`].
+    pub(crate) fn scan(
+        &self,
+        table: Table,
+        range: (Bound<UserKey>, Bound<UserKey>),
+        max: usize,
+    ) -> Result<Vec<(UserKey, UserValue)>, StoreError> {
+        self.0.tables.scan(table, range, max)
+    }
+
+    /// What is in tables, without what was written since.
+    pub(crate) fn keyspaces(&self) -> &Keyspaces {
+        self.0.tables.keyspaces()
+    }
+
+    /// As [`Store::keyspaces`].
     pub(crate) fn keyspace(&self, table: Table) -> &Keyspace {
-        &self.0.keyspaces[table as usize]
+        self.0.tables.keyspace(table)
     }
 
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -383,9 +429,13 @@ impl Drop for Inner {
         if writer.failed.is_some() {
             return;
         }
-        match self.database.persist(PersistMode::SyncAll) {
-            Ok(()) => writer.closing = Some(self.folder.fjall()),
-            Err(error) => tracing::error!(%error, "the last sync before closing failed"),
+        let closed = writer.wal.sync().and_then(|()| {
+            writer.progress.synced = writer.progress.sequence;
+            let marked = writer.marked();
+            writer.mark.write_synced(marked)
+        });
+        if let Err(error) = closed {
+            tracing::error!(%error, "the last sync before closing failed");
         }
     }
 }
@@ -401,6 +451,18 @@ impl Writer {
         }
     }
 
+    /// Adds how far the store has come with this batch, and where the batch ends in the log.
+    fn stage_progress(&mut self) {
+        self.staged.settle();
+        self.staged
+            .put(Table::State, keys::progress(), self.progress.encode());
+        self.progress.block = self.wal.end_with(&self.staged.changes);
+        if let Some(staged) = self.staged.changes[Table::State as usize].last_mut() {
+            // Of the same length.
+            staged.value = Some(self.progress.encode());
+        }
+    }
+
     /// Nothing is written any more.
     pub(crate) fn fail(&mut self, error: &StoreError) {
         self.failed = Some(error.to_string());
@@ -411,23 +473,6 @@ impl Writer {
         Marked {
             sequence: self.progress.synced,
             journals: None,
-        }
-    }
-}
-
-/// Drops after fjall, so that the journals it notes are those that stay.
-impl Drop for Writer {
-    fn drop(&mut self) {
-        let Some(fjall) = &self.closing else { return };
-        let noted = journal::list(fjall).and_then(|numbers| {
-            let marked = Marked {
-                sequence: self.progress.sequence,
-                journals: numbers.first().copied().zip(numbers.last().copied()),
-            };
-            self.mark.write_synced(marked)
-        });
-        if let Err(error) = noted {
-            tracing::warn!(%error, "the mark of a clean stop could not be written");
         }
     }
 }
@@ -446,10 +491,11 @@ pub(crate) fn value_damage(table: Table, key: &[u8]) -> Damage {
 }
 
 pub(crate) fn write_failed(error: impl Into<fjall::Error>) -> StoreError {
-    match error.into() {
-        fjall::Error::Io(e) if e.kind() == io::ErrorKind::StorageFull => StoreError::DiskFull,
-        fjall::Error::Io(e) => StoreError::Write(e.to_string()),
-        other => StoreError::Write(other.to_string()),
+    let error = error.into();
+    match io_error(&error) {
+        Some(e) if e.kind() == io::ErrorKind::StorageFull => StoreError::DiskFull,
+        Some(e) => StoreError::Write(e.to_string()),
+        None => StoreError::Write(error.to_string()),
     }
 }
 

@@ -165,6 +165,8 @@ pub(crate) struct Progress {
     pub(crate) log_bytes: u64,
     /// Those of them that are dead; see [`Left::dead_bytes`].
     pub(crate) dead_bytes: u64,
+    /// The block behind this batch in the write-ahead log. 0 in a store of format 1, which had none.
+    pub(crate) block: u64,
 }
 
 impl Progress {
@@ -176,17 +178,25 @@ impl Progress {
             self.next_offsets[1].0,
             self.log_bytes,
             self.dead_bytes,
+            self.block,
         ])
     }
 
     pub(crate) fn decode(value: &[u8]) -> Option<Progress> {
-        let [sequence, synced, queues, streams, log_bytes, dead_bytes] = decode_fixed(value)?;
+        let [sequence, synced, queues, streams, log_bytes, dead_bytes, block] = match decode_fixed(value) {
+            Some(numbers) => numbers,
+            None => {
+                let [a, b, c, d, e, f] = decode_fixed(value)?;
+                [a, b, c, d, e, f, 0]
+            }
+        };
         Some(Progress {
             sequence,
             synced,
             next_offsets: [Offset(queues), Offset(streams)],
             log_bytes,
             dead_bytes,
+            block,
         })
     }
 
@@ -337,7 +347,7 @@ pub(crate) fn read_module(value: UserValue) -> Option<Bytes> {
 }
 
 fn fixed(numbers: &[u64]) -> UserValue {
-    let mut bytes = [VERSION; 1 + 6 * 8];
+    let mut bytes = [VERSION; 1 + 7 * 8];
     for (to, number) in bytes[1..].chunks_exact_mut(8).zip(numbers) {
         to.copy_from_slice(&number.to_be_bytes());
     }
@@ -419,13 +429,17 @@ mod tests {
             next_offsets: [Offset(3), Offset(4)],
             log_bytes: 5,
             dead_bytes: 6,
+            block: 7,
         };
+        let format_2 = [
+            1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0,
+            4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7,
+        ];
+        assert_eq!(progress.encode().as_ref(), format_2);
+        let format_1 = &format_2[..49];
         assert_eq!(
-            progress.encode().as_ref(),
-            [
-                1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0,
-                0, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6
-            ]
+            Progress::decode(format_1),
+            Some(Progress { block: 0, ..progress })
         );
         assert_eq!(
             left().encode(&mut Vec::new()).as_ref(),
@@ -600,6 +614,7 @@ mod tests {
             next_offsets: [Offset(3), Offset(4)],
             log_bytes: 5,
             dead_bytes: 6,
+            block: 9,
         };
         assert_eq!(Progress::decode(&progress.encode()), Some(progress));
         assert_eq!(Left::decode(&left().encode(&mut Vec::new())), Some(left()));

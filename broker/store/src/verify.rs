@@ -56,12 +56,14 @@ impl QueueReport {
 }
 
 impl Store {
-    /// Reads every index entry, every due entry and every chunk they name, and reports what is lost; changes nothing. Takes time in
-    /// proportion to the data, and memory to the number of chunks. Nothing may be written meanwhile.
+    /// Reads every index entry, every due entry and every chunk they name, and reports what is lost; what was
+    /// written goes to tables before, and nothing else changes. Takes time in proportion to the data, and memory to the
+    /// number of chunks. Nothing may be written meanwhile.
     ///
     /// # Errors
     /// When reading fails for a reason other than damage.
     pub fn verify(&self) -> Result<Report, StoreError> {
+        self.flush()?;
         Ok(examine(self.keyspaces())?.report())
     }
 }

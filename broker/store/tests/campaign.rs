@@ -42,7 +42,7 @@ fn entry(offset: u64) -> IndexEntry {
     }
 }
 
-/// A stopped store, half of it in tables and half in the journal.
+/// A stopped store, half of it in tables and half in the write-ahead log.
 fn fill(dir: &Path) {
     let (store, _) = Store::open(dir, Options::default()).unwrap();
     let define = Record::Define {
@@ -79,7 +79,7 @@ fn fill(dir: &Path) {
     }
 }
 
-/// The files of a folder that are not empty, without the zeros a journal is allocated with.
+/// The files of a folder that are not empty, without the zeros a segment is allocated with.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![dir.to_owned()];
@@ -91,8 +91,11 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
                 continue;
             }
             let mut bytes = fs::read(&path).unwrap();
-            if path.extension().is_some_and(|extension| extension == "jnl") {
-                bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1);
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "wal" || extension == "jnl")
+            {
+                bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1));
             }
             files.insert(path.strip_prefix(dir).unwrap().to_owned(), bytes);
         }

@@ -11,8 +11,8 @@ use pointsman_store::{Damage, OpenError, Options, Site, Store, StoreError};
 
 const BATCHES: u64 = 200;
 
-/// More than the batches take in the journal, in bytes.
-const WRITTEN_MAX: usize = 1024 * 1024;
+/// More than the batches take in the log, in bytes.
+const WRITTEN_MAX: usize = 2 * 1024 * 1024;
 
 fn append(base: u64) -> Record {
     let mut builder = ChunkBuilder::new(Lane::Queues, Offset(base), 1_000);
@@ -47,7 +47,7 @@ fn copy_folder(from: &Path, to: &Path) {
             fs::create_dir(&to).unwrap();
             copy_folder(&entry.path(), &to);
         } else {
-            // A journal is allocated ahead; only its beginning is written.
+            // A segment is allocated ahead; only its beginning is written.
             let mut bytes = vec![0; WRITTEN_MAX];
             let from = fs::File::open(entry.path()).unwrap();
             let len = from.metadata().unwrap().len();
@@ -64,20 +64,20 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-fn journal(dir: &Path) -> PathBuf {
-    dir.join("fjall/0.jnl")
+fn segment(dir: &Path) -> PathBuf {
+    dir.join("wal/0.wal")
 }
 
-/// Where the batches in the journal end.
-fn end(journal: &Path) -> u64 {
-    let bytes = begin(journal);
+/// Where the batches in a segment end.
+fn end(segment: &Path) -> u64 {
+    let bytes = begin(segment);
     bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1
 }
 
-/// The part of a journal that is written.
-fn begin(journal: &Path) -> Vec<u8> {
+/// The part of a segment that is written.
+fn begin(segment: &Path) -> Vec<u8> {
     let mut bytes = vec![0; WRITTEN_MAX];
-    fs::File::open(journal).unwrap().read_at(&mut bytes, 0).unwrap();
+    fs::File::open(segment).unwrap().read_at(&mut bytes, 0).unwrap();
     bytes
 }
 
@@ -111,9 +111,9 @@ fn a_crash_loses_nothing_that_was_applied() {
 fn a_write_that_a_crash_interrupted_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
     let store = fill(dir.path());
-    let synced = end(&journal(dir.path()));
+    let synced = end(&segment(dir.path()));
     store.apply(&[&[append(BATCHES)]], false).unwrap();
-    let last = end(&journal(dir.path()));
+    let last = end(&segment(dir.path()));
     // Cut at any byte of the unsynced batch, and with holes in it as after power loss.
     for (at, kept) in [
         (synced + 1, 0),
@@ -124,7 +124,7 @@ fn a_write_that_a_crash_interrupted_is_cut_off() {
     ] {
         let copy = crashed(dir.path());
         let hole = vec![0; (last - at - kept) as usize];
-        overwrite(&journal(copy.path()), at, &hole);
+        overwrite(&segment(copy.path()), at, &hole);
         let (store, restored) = Store::open(copy.path(), Options::default()).unwrap();
         assert_eq!(restored.next_offsets[0], Offset(BATCHES), "cut at {at}");
         store.apply(&[&[append(BATCHES)]], true).unwrap();
@@ -135,20 +135,20 @@ fn a_write_that_a_crash_interrupted_is_cut_off() {
 }
 
 #[test]
-fn a_zeroed_page_of_the_journal_is_a_loss_that_is_told_and_not_made_worse() {
+fn a_zeroed_page_of_the_log_is_a_loss_that_is_told_and_not_made_worse() {
     let dir = tempfile::tempdir().unwrap();
     let _store = fill(dir.path());
-    let before = fs::metadata(journal(dir.path())).unwrap().len();
+    let before = fs::metadata(segment(dir.path())).unwrap().len();
     for page in [0, 1, 10] {
         let copy = crashed(dir.path());
-        overwrite(&journal(copy.path()), page * 4_096, &[0; 4_096]);
+        overwrite(&segment(copy.path()), page * 4_096, &[0; 4_096]);
         let found = damage(copy.path());
         assert!(
-            matches!(found, Damage::Lost { .. } | Damage::Journal { .. }),
+            matches!(found, Damage::Lost { .. } | Damage::Wal { .. }),
             "page {page}: {found}"
         );
         assert_eq!(damage(copy.path()), found, "a second look finds the same");
-        assert_eq!(fs::metadata(journal(copy.path())).unwrap().len(), before);
+        assert_eq!(fs::metadata(segment(copy.path())).unwrap().len(), before);
     }
 }
 
@@ -156,38 +156,34 @@ fn a_zeroed_page_of_the_journal_is_a_loss_that_is_told_and_not_made_worse() {
 fn a_flipped_bit_in_front_of_later_batches_is_a_loss() {
     let dir = tempfile::tempdir().unwrap();
     let _store = fill(dir.path());
-    let end = end(&journal(dir.path()));
-    let bytes = begin(&journal(dir.path()));
+    let end = end(&segment(dir.path()));
+    let bytes = begin(&segment(dir.path()));
     for step in 1..20 {
         let at = end * step / 20;
         let copy = crashed(dir.path());
-        overwrite(&journal(copy.path()), at, &[bytes[at as usize] ^ 4]);
+        overwrite(&segment(copy.path()), at, &[bytes[at as usize] ^ 4]);
         damage(copy.path());
     }
 }
 
 #[test]
-fn a_journal_that_is_gone_is_named() {
+fn a_log_that_is_gone_is_less_than_was_promised() {
     let dir = tempfile::tempdir().unwrap();
     let _store = fill(dir.path());
     let copy = crashed(dir.path());
-    fs::remove_file(journal(copy.path())).unwrap();
-    assert_eq!(
-        damage(copy.path()),
-        Damage::JournalMissing {
-            name: "0.jnl".to_owned()
-        }
-    );
+    fs::remove_file(segment(copy.path())).unwrap();
+    let synced = BATCHES + 1;
+    assert_eq!(damage(copy.path()), Damage::Lost { synced, found: 0 });
 }
 
 #[test]
-fn an_older_journal_is_less_than_was_promised() {
+fn an_older_segment_is_less_than_was_promised() {
     let dir = tempfile::tempdir().unwrap();
     let store = fill(dir.path());
-    let old = begin(&journal(dir.path()));
+    let old = begin(&segment(dir.path()));
     store.apply(&[&[append(BATCHES)]], true).unwrap();
     let copy = crashed(dir.path());
-    fs::write(journal(copy.path()), old).unwrap();
+    fs::write(segment(copy.path()), old).unwrap();
     assert!(matches!(damage(copy.path()), Damage::Lost { .. }));
 }
 

@@ -1,4 +1,4 @@
-//! A store that format 1 wrote is kept beside this test, and opens with everything that was put into it.
+//! A store that each format wrote is kept beside this test, and opens with everything that was put into it.
 //!
 //! `cargo test -p pointsman-store --test fixture -- --ignored` writes it anew. That is right only for a format that no
 //! release has written; after one, a new format gets a fixture of its own and this one stays.
@@ -21,7 +21,8 @@ use pointsman_protocol::admin::{BindingSpec, ExchangeKind, ExchangeSpec, Interfa
 use pointsman_protocol::publish::Outcome;
 use pointsman_store::{Options, Store};
 
-const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/format-1.store");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+const FORMATS: [&str; 2] = ["format-1.store", "format-2.store"];
 const ORDERS: QueueId = QueueId(1);
 const LARGE: QueueId = QueueId(2);
 const VHOST: VhostId = VhostId(1);
@@ -200,7 +201,7 @@ fn identity() -> IdentityState {
 }
 
 /// A closed store: 20 chunks of three messages in `orders`, of which the first is settled and two more out of order,
-/// and one large message in `large`. Two more wait for `orders`. Half of it is in tables, half in the journal.
+/// and one large message in `large`. Two more wait for `orders`. Half of it is in tables, half in the log.
 fn fill(dir: &Path) {
     let (store, _) = Store::open(dir, Options::default()).unwrap();
     let mut records: Vec<Record> = definitions()
@@ -287,10 +288,23 @@ fn fill(dir: &Path) {
 }
 
 #[test]
-fn a_store_of_format_1_opens_with_everything_in_it() {
+fn a_store_of_each_format_opens_with_everything_in_it() {
+    for format in FORMATS {
+        let dir = kept(format);
+        check(dir.path());
+        // It is of the newest format now.
+        check(dir.path());
+    }
+}
+
+fn kept(format: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    unpack(&fs::read(FIXTURE).unwrap(), dir.path());
-    let (store, restored) = Store::open(dir.path(), Options::default()).unwrap();
+    unpack(&fs::read(Path::new(FIXTURES).join(format)).unwrap(), dir.path());
+    dir
+}
+
+fn check(dir: &Path) {
+    let (store, restored) = Store::open(dir, Options::default()).unwrap();
     let found: BTreeMap<_, _> = restored.definitions.iter().cloned().collect();
     assert_eq!(found, definitions());
     assert_eq!(
@@ -328,26 +342,26 @@ fn a_store_of_format_1_opens_with_everything_in_it() {
 
 /// The counts of what is left of a chunk are those that were written: the last release removes it.
 #[test]
-fn chunks_of_format_1_die_when_the_rest_of_them_is_released() {
-    let dir = tempfile::tempdir().unwrap();
-    unpack(&fs::read(FIXTURE).unwrap(), dir.path());
-    let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
-    store
-        .apply(&[&[release(0, 1, 1), release(3, 1, 1)]], true)
-        .unwrap();
-    assert!(store.read_chunk(Lane::Queues, Offset(0)).is_ok(), "one is left");
-    assert!(store.read_chunk(Lane::Queues, Offset(3)).is_err(), "none is left");
+fn chunks_of_each_format_die_when_the_rest_of_them_is_released() {
+    for format in FORMATS {
+        let dir = kept(format);
+        let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
+        store
+            .apply(&[&[release(0, 1, 1), release(3, 1, 1)]], true)
+            .unwrap();
+        assert!(store.read_chunk(Lane::Queues, Offset(0)).is_ok(), "one is left");
+        assert!(store.read_chunk(Lane::Queues, Offset(3)).is_err(), "none is left");
+    }
 }
 
 #[test]
-#[ignore = "writes the fixture anew"]
+#[ignore = "writes the newest format's fixture anew"]
 fn write_the_fixture() {
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path());
     let packed = pack(dir.path());
     assert!(packed.len() < 200 * 1024, "{} bytes", packed.len());
-    fs::create_dir_all(Path::new(FIXTURE).parent().unwrap()).unwrap();
-    fs::write(FIXTURE, packed).unwrap();
+    fs::write(Path::new(FIXTURES).join(FORMATS[FORMATS.len() - 1]), packed).unwrap();
 }
 
 /// Packs a folder into one file. For each file of it, by path (integers are big-endian):
@@ -365,13 +379,13 @@ fn pack(dir: &Path) -> Vec<u8> {
         packed.extend(path.as_bytes());
         packed.extend((bytes.len() as u64).to_be_bytes());
         let mut at = 0;
-        for block in bytes.chunks(512) {
-            if block.iter().any(|byte| *byte != 0) {
+        for piece in bytes.chunks(64) {
+            if piece.iter().any(|byte| *byte != 0) {
                 packed.extend((at as u64).to_be_bytes());
-                packed.extend((block.len() as u32).to_be_bytes());
-                packed.extend(block);
+                packed.extend((piece.len() as u32).to_be_bytes());
+                packed.extend(piece);
             }
-            at += block.len();
+            at += piece.len();
         }
         packed.extend([0; 12]);
     }

@@ -126,15 +126,9 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// Files of fjall's folder with this ending.
-fn journals(data: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(data.join("fjall")).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path());
-    let mut journals: Vec<_> = paths
-        .filter(|path| path.extension().is_some_and(|ending| ending == "jnl"))
-        .collect();
-    journals.sort();
-    journals
+/// The only segment of the log.
+fn segment(data: &Path) -> PathBuf {
+    data.join("wal/0.wal")
 }
 
 /// The file below `folder` that holds `bytes`, and where.
@@ -230,17 +224,14 @@ fn flipped_bits_in_messages_lose_those_messages_and_no_other() {
 }
 
 #[test]
-fn a_zeroed_page_of_the_journal_loses_what_it_held_and_not_what_follows() {
+fn a_zeroed_page_of_the_log_loses_what_it_held_and_not_what_follows() {
     let dir = tempfile::tempdir().unwrap();
     let data = fill(dir.path(), 100);
-    let journal = journals(&data).pop().unwrap();
-    let bytes = fs::read(&journal).unwrap();
-    let at = bytes
-        .windows(8_000)
-        .position(|window| window == body(150))
-        .unwrap() as u64;
+    let bytes = fs::read(segment(&data)).unwrap();
+    let first = body(150)[..500].to_vec();
+    let at = bytes.windows(500).position(|window| window == first).unwrap() as u64;
     // From the middle of message 150 to the middle of 151.
-    overwrite(&journal, at + 100, &[0; 8_200]);
+    overwrite(&segment(&data), at + 100, &[0; 3 * 4_096]);
     assert!(matches!(
         Store::open(&data, Options::default()),
         Err(OpenError::Damaged { .. })
@@ -251,17 +242,12 @@ fn a_zeroed_page_of_the_journal_loses_what_it_held_and_not_what_follows() {
 }
 
 #[test]
-fn a_journal_that_is_gone_loses_what_was_in_no_table() {
+fn a_log_that_is_gone_loses_what_was_in_no_table() {
     let dir = tempfile::tempdir().unwrap();
     let data = fill(dir.path(), 120);
-    for journal in journals(&data) {
-        fs::remove_file(journal).unwrap();
-    }
+    fs::remove_dir_all(data.join("wal")).unwrap();
     let report = repair(&data);
-    assert!(
-        matches!(report.damage[0], Damage::JournalMissing { .. }),
-        "{report:?}"
-    );
+    assert!(matches!(report.damage[0], Damage::Lost { .. }), "{report:?}");
     assert_eq!(report.queues[0].saved, 118);
     assert_eq!(report.queues[0].lost, [], "nothing is left that names the others");
     assert_eq!(report.batches_lost, MESSAGES - 120);
@@ -310,7 +296,7 @@ fn a_folder_without_its_tables_is_beyond_repair_and_left_alone() {
     assert!(contents(dir.path()) == before);
 }
 
-/// Whoever publishes chooses bytes that lie in the journal, and must not choose what a repair takes for batches.
+/// Whoever publishes chooses bytes that lie in the log, and must not choose what a repair takes for batches.
 #[test]
 fn a_message_that_looks_like_a_batch_is_not_taken_for_one() {
     let dir = tempfile::tempdir().unwrap();
@@ -322,25 +308,33 @@ fn a_message_that_looks_like_a_batch_is_not_taken_for_one() {
         for offset in 0..40 {
             store.apply(&[&publish(offset, b"x")], true).unwrap();
         }
-        let journal = journals(&data).pop().unwrap();
-        let before = contents(&data)[&journal].len();
+        let before = fs::read(segment(&data)).unwrap();
         let definition = Record::Define {
             key: DefinitionKey::Queue(QueueId(9)),
             definition: Some(Definition::durable_queue(VhostId(1), "forged")),
         };
         store.apply(&[&[definition]], true).unwrap();
-        contents(&data)[&journal][before..].to_vec()
+        let after = fs::read(segment(&data)).unwrap();
+        let at = before
+            .iter()
+            .zip(&after)
+            .position(|(before, after)| before != after);
+        let at = at.unwrap() / 4_096 * 4_096;
+        after[at..at + 4_096].to_vec()
     };
     let data = dir.path().join("store");
     let (store, _) = Store::open(&data, Options::default()).unwrap();
     store.apply(&[&define()], true).unwrap();
-    let body = [b"FJL\x03".as_slice(), &forged, b"and so on"].concat();
+    // At every place in a block that it can have.
+    let body: Vec<u8> = (0..4_096)
+        .step_by(64)
+        .flat_map(|gap| [vec![0; gap], forged.clone()].concat())
+        .collect();
     store.apply(&[&publish(0, &body)], true).unwrap();
     store.apply(&[&publish(1, b"after")], true).unwrap();
     drop(store);
-    let (journal, at) = find(&data, &forged);
-    // The length of the chunk, in front of its key.
-    overwrite(&journal, at - 80, &[0xff; 40]);
+    // The third batch, behind that of the start and the definitions.
+    overwrite(&segment(&data), 2 * 4_096 + 100, &[0xff; 40]);
     let report = Store::examine(&data).unwrap();
     assert_eq!(report.queues.len(), 1);
     assert_eq!(report.batches_lost, 1, "{report:?}");

@@ -1,0 +1,400 @@
+//! What is stored: fjall's tables, and in front of them what batches changed since.
+//!
+//! Changes go to a memtable. A full one is *sealed* and written to tables by a thread of its own, in one piece for each
+//! keyspace and past fjall's journal: what is sealed is in the write-ahead log until it is in tables. The state, in which
+//! progress says from where the log is read again, goes last: a crash in between only means that some tables have
+//! already what the log will bring again.
+
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fjall::{AbstractTree, Database, Keyspace, PersistMode, UserKey, UserValue};
+
+use crate::error::StoreError;
+use crate::faults::{Faults, Site};
+use crate::folder;
+use crate::memtable::Memtable;
+use crate::staged::{Changes, Keyspaces, Table};
+use crate::store::{read_from, write_failed};
+use crate::wal::Room;
+
+/// Most entries of memtables that a scan takes at once.
+const SCAN_ENTRIES: usize = 1_024;
+
+/// fjall merges runs of tables in the background. While as many wait in a keyspace, a flush waits too, because each read
+/// looks into all of them.
+const RUNS_MAX: usize = 16;
+
+/// How often it is looked whether there are fewer.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// With less room than this, a write that failed failed for want of it, whatever fjall says.
+const ROOM: u64 = 32 * 1024 * 1024;
+
+/// A range of keys.
+pub(crate) type KeyRange = (Bound<UserKey>, Bound<UserKey>);
+
+/// The keyspaces with their memtables, and the thread that makes tables.
+pub(crate) struct Tables {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a flush needs.
+pub(crate) struct Shared {
+    pub(crate) database: Database,
+    pub(crate) keyspaces: Keyspaces,
+    /// The data folder.
+    pub(crate) folder: PathBuf,
+    pub(crate) faults: Faults,
+    memtables: Mutex<Memtables>,
+    /// Told when something is sealed, is in tables, or ends.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Memtables {
+    active: Memtable,
+    sealed: Option<Arc<Sealed>>,
+    /// Whether the log wants another segment.
+    wants_segment: bool,
+    /// Why the thread ended. What is sealed stays to be read.
+    failed: Option<StoreError>,
+    stopping: bool,
+}
+
+/// A memtable on its way to tables.
+#[derive(Debug)]
+struct Sealed {
+    memtable: Memtable,
+    /// Where its last batch ends in the log.
+    block: u64,
+}
+
+/// What the thread does.
+enum Task {
+    Prepare,
+    Flush(Arc<Sealed>),
+}
+
+impl Tables {
+    /// Starts the thread that flushes, and that gives the log its room.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub(crate) fn start(
+        database: Database,
+        keyspaces: Keyspaces,
+        folder: PathBuf,
+        faults: Faults,
+        room: Room,
+    ) -> std::io::Result<Tables> {
+        let shared = Arc::new(Shared {
+            database,
+            keyspaces,
+            folder,
+            faults,
+            memtables: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let flushing = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("flush".to_owned())
+            .spawn(move || flushing.run(&room))?;
+        Ok(Tables {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Reads a value.
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> fjall::Result<Option<UserValue>> {
+        let memtables = self.shared.memtables();
+        let sealed = || memtables.sealed.as_ref()?.memtable.get(table, key);
+        if let Some(last) = memtables.active.get(table, key).or_else(sealed) {
+            return Ok(last);
+        }
+        drop(memtables);
+        self.keyspace(table).get(key)
+    }
+
+    /// Reads keys and values of a range in order, at most `max` of them.
+    ///
+    /// # Errors
+    /// When reading fails or a table is damaged.
+    pub(crate) fn scan(
+        &self,
+        table: Table,
+        (mut from, to): KeyRange,
+        max: usize,
+    ) -> Result<Vec<(UserKey, UserValue)>, StoreError> {
+        let mut found = Vec::new();
+        loop {
+            // First: what goes from a memtable to a table meanwhile is found in both rather than in neither.
+            let newer = self.shared.newer(table, (&from, &to), max);
+            let is_part = newer.len() == entries_at_once(max);
+            let part_ends = newer.last().filter(|_| is_part).map(|(key, _)| key.clone());
+            let end = part_ends.clone().map_or_else(|| to.clone(), Bound::Included);
+            let mut newer = newer.into_iter().peekable();
+            for guard in self.keyspace(table).range((from, end)) {
+                let (key, value) = guard.into_inner().map_err(|e| read_from(table, e))?;
+                while let Some((key, value)) = newer.next_if(|(newer, _)| *newer < key) {
+                    found.extend(value.map(|value| (key, value)));
+                }
+                match newer.next_if(|(newer, _)| *newer == key) {
+                    Some((key, value)) => found.extend(value.map(|value| (key, value))),
+                    None => found.push((key, value)),
+                }
+                if found.len() >= max {
+                    break;
+                }
+            }
+            if found.len() < max {
+                found.extend(newer.filter_map(|(key, value)| Some((key, value?))));
+            }
+            match part_ends {
+                Some(last) if found.len() < max => from = Bound::Excluded(last),
+                _ => {
+                    found.truncate(max);
+                    return Ok(found);
+                }
+            }
+        }
+    }
+
+    /// Takes the changes of a batch. Answers how many bytes are in memory since the last memtable was sealed.
+    pub(crate) fn take(&self, changes: &mut Changes) -> usize {
+        let mut memtables = self.shared.memtables();
+        memtables.active.take(changes);
+        memtables.active.bytes()
+    }
+
+    /// Whether a sealed memtable is on its way to tables.
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.shared.memtables().sealed.is_some()
+    }
+
+    /// Has everything so far written to tables; `block` is where the last batch ends in the log, and it is synced. Waits for
+    /// what was sealed before, and not for this.
+    ///
+    /// # Errors
+    /// When a flush failed, now or before.
+    pub(crate) fn seal(&self, block: u64) -> Result<(), StoreError> {
+        let mut memtables = self.shared.flushed()?;
+        let memtable = std::mem::take(&mut memtables.active);
+        memtables.sealed = Some(Arc::new(Sealed { memtable, block }));
+        drop(memtables);
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+
+    /// Has another segment of the log made ready.
+    pub(crate) fn prepare_log(&self) {
+        self.shared.memtables().wants_segment = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until what was sealed is in tables.
+    ///
+    /// # Errors
+    /// When a flush failed, now or before.
+    pub(crate) fn wait(&self) -> Result<(), StoreError> {
+        self.shared.flushed().map(drop)
+    }
+
+    /// # Errors
+    /// When a flush failed.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        self.shared.memtables().failed.clone().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn keyspace(&self, table: Table) -> &Keyspace {
+        &self.shared.keyspaces[table as usize]
+    }
+
+    /// What is in tables alone.
+    pub(crate) fn keyspaces(&self) -> &Keyspaces {
+        &self.shared.keyspaces
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.shared.database
+    }
+}
+
+/// A flush that goes on is waited for.
+impl Drop for Tables {
+    fn drop(&mut self) {
+        self.shared.memtables().stopping = true;
+        self.shared.changed.notify_all();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that flushes panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, room: &Room) {
+        while let Some(task) = self.next_task() {
+            let sealed = match task {
+                Task::Flush(sealed) => sealed,
+                Task::Prepare => {
+                    if let Err(error) = room.prepare() {
+                        // Whoever needs it tries again, and fails if it must.
+                        tracing::warn!(%error, "no segment of the log could be made ready");
+                    }
+                    continue;
+                }
+            };
+            let flushed = self
+                .flush(&sealed.memtable)
+                .and_then(|()| room.release(sealed.block).map_err(write_failed));
+            let mut memtables = self.memtables();
+            match flushed {
+                Ok(()) => memtables.sealed = None,
+                Err(error) => {
+                    tracing::error!(%error, "a flush failed");
+                    memtables.failed = Some(error);
+                    memtables.stopping = true;
+                }
+            }
+            drop(memtables);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for something to do; `None` when the thread shall end.
+    fn next_task(&self) -> Option<Task> {
+        let mut memtables = self
+            .changed
+            .wait_while(self.memtables(), |memtables| {
+                memtables.sealed.is_none() && !memtables.wants_segment && !memtables.stopping
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if memtables.failed.is_some() {
+            return None;
+        }
+        if std::mem::take(&mut memtables.wants_segment) {
+            return Some(Task::Prepare);
+        }
+        memtables.sealed.clone().map(Task::Flush)
+    }
+
+    /// Writes a memtable to tables, those of the state last.
+    fn flush(&self, memtable: &Memtable) -> Result<(), StoreError> {
+        const ORDER: [Table; Table::ALL.len()] = [
+            Table::Log,
+            Table::Index,
+            Table::Ack,
+            Table::Due,
+            Table::Meta,
+            Table::State,
+        ];
+        for table in ORDER {
+            self.faults.visit(Site::Flush).map_err(write_failed)?;
+            self.wait_for_merges(table)?;
+            write_tables(&self.keyspaces[table as usize], memtable, table)
+                .map_err(|error| self.explain(error))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until fjall has merged enough of a keyspace's tables.
+    fn wait_for_merges(&self, table: Table) -> Result<(), StoreError> {
+        loop {
+            // Says so if the thread that merges ended with an error.
+            let alive = self.database.persist(PersistMode::Buffer);
+            alive.map_err(|error| self.explain(error))?;
+            let runs = self.keyspaces[table as usize].tree.l0_run_count();
+            if runs < RUNS_MAX || self.memtables().stopping {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// fjall does not say why a write of its own in the background failed, after which it takes nothing more. A disk
+    /// without room for a table says it.
+    fn explain(&self, error: fjall::Error) -> StoreError {
+        match error {
+            fjall::Error::Poisoned if folder::free_space(&self.folder).is_ok_and(|free| free < ROOM) => {
+                StoreError::DiskFull
+            }
+            other => write_failed(other),
+        }
+    }
+
+    /// Keys of a range in memtables with their last values, in order, as many as are taken at once.
+    fn newer(
+        &self,
+        table: Table,
+        (from, to): (&Bound<UserKey>, &Bound<UserKey>),
+        max: usize,
+    ) -> Vec<(UserKey, Option<UserValue>)> {
+        let memtables = self.memtables();
+        let range = (from.as_ref(), to.as_ref());
+        let mut active = memtables.active.range(table, range).peekable();
+        let sealed = memtables.sealed.iter();
+        let mut sealed = sealed
+            .flat_map(|sealed| sealed.memtable.range(table, range))
+            .peekable();
+        let mut newer = Vec::new();
+        while newer.len() < entries_at_once(max) {
+            let next = match (active.peek(), sealed.peek()) {
+                (Some((one, _)), Some((other, _))) if other < one => sealed.next(),
+                (Some((one, _)), Some((other, _))) => {
+                    if one == other {
+                        sealed.next();
+                    }
+                    active.next()
+                }
+                (Some(_), None) => active.next(),
+                (None, _) => sealed.next(),
+            };
+            let Some((key, value)) = next else { break };
+            newer.push((key.clone(), value.cloned()));
+        }
+        newer
+    }
+
+    /// The memtables, once nothing is sealed.
+    fn flushed(&self) -> Result<MutexGuard<'_, Memtables>, StoreError> {
+        let memtables = self
+            .changed
+            .wait_while(self.memtables(), |memtables| {
+                memtables.sealed.is_some() && memtables.failed.is_none()
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        match &memtables.failed {
+            Some(error) => Err(error.clone()),
+            None => Ok(memtables),
+        }
+    }
+
+    fn memtables(&self) -> MutexGuard<'_, Memtables> {
+        self.memtables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn entries_at_once(max: usize) -> usize {
+    max.clamp(1, SCAN_ENTRIES)
+}
+
+/// Writes a keyspace's part of a memtable to tables that go in front of all others; all of it is there then, or nothing.
+pub(crate) fn write_tables(keyspace: &Keyspace, memtable: &Memtable, table: Table) -> fjall::Result<()> {
+    let mut changes = memtable.table(table).peekable();
+    if changes.peek().is_none() {
+        return Ok(());
+    }
+    let mut tables = keyspace.start_ingestion()?;
+    for (key, value) in changes {
+        match value {
+            Some(value) => tables.write(key.clone(), value.clone())?,
+            None => tables.write_tombstone(key.clone())?,
+        }
+    }
+    tables.finish()
+}

@@ -1,0 +1,125 @@
+//! Batches: changes of keys, as they lie in the write-ahead log.
+//!
+//! The payload of a batch's blocks, one behind the other (big-endian):
+//!
+//! ```text
+//! u64   length of what follows, in bytes
+//! 1 u8 keyspace, u8 0 for a value or 1 for a removal, u16 length of the key, u32 length of the value, key, value    each change
+//! ```
+
+use bytes::{Buf, Bytes};
+use fjall::{UserKey, UserValue};
+
+use crate::staged::{Change, Changes, Table};
+
+/// Length of what comes in front of a key, in bytes.
+const FIXED: usize = 8;
+
+/// Values up to this length are copied out of the batch they were read from, so that they do not keep all of it in memory.
+const COPIED_MAX: usize = 1_024;
+
+/// Length of the payload, in bytes.
+pub(super) fn len(changes: &Changes) -> usize {
+    let change =
+        |change: &Change| FIXED + change.key.len() + change.value.as_ref().map_or(0, |value| value.len());
+    8 + changes.iter().flatten().map(change).sum::<usize>()
+}
+
+/// Hands the payload to `put`, piece by piece.
+pub(super) fn encode<E>(changes: &Changes, mut put: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    put(&(len(changes) as u64 - 8).to_be_bytes())?;
+    for (table, changes) in Table::ALL.into_iter().zip(changes) {
+        for Change { key, value, .. } in changes {
+            let mut fixed = [0; FIXED];
+            fixed[0] = table as u8;
+            fixed[1] = u8::from(value.is_none());
+            fixed[2..4].copy_from_slice(&(key.len() as u16).to_be_bytes());
+            let value = value.as_deref().unwrap_or_default();
+            fixed[4..].copy_from_slice(&(value.len() as u32).to_be_bytes());
+            put(&fixed)?;
+            put(key)?;
+            put(value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a payload back; `None` when it is not one.
+pub(super) fn decode(mut payload: Bytes) -> Option<Changes> {
+    let len = payload.try_get_u64().ok()?;
+    let mut payload = payload
+        .get(..usize::try_from(len).ok()?)
+        .map(|all| payload.slice_ref(all))?;
+    let mut changes = Changes::default();
+    while !payload.is_empty() {
+        let table = payload.try_get_u8().ok()?;
+        let removed = payload.try_get_u8().ok()?;
+        let key_len = usize::from(payload.try_get_u16().ok()?);
+        let value_len = payload.try_get_u32().ok()? as usize;
+        if payload.len() < key_len + value_len || removed > 1 {
+            return None;
+        }
+        let key = UserKey::new(&payload.split_to(key_len));
+        let value = payload.split_to(value_len);
+        let value = match value.len() {
+            0..=COPIED_MAX => UserValue::new(&value),
+            _ => value.into(),
+        };
+        changes.get_mut(usize::from(table))?.push(Change {
+            key,
+            value: (removed == 0).then_some(value),
+            is_new: false,
+        });
+    }
+    Some(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes() -> Changes {
+        let mut changes = Changes::default();
+        changes[Table::Index as usize].push(Change::put("key".into(), "value".into()));
+        changes[Table::Due as usize].push(Change::remove("k".into()));
+        changes
+    }
+
+    #[test]
+    fn a_batch_is_read_back_as_it_was_written() {
+        let mut payload = Vec::new();
+        encode(&changes(), |bytes| {
+            payload.extend_from_slice(bytes);
+            Ok::<_, ()>(())
+        })
+        .unwrap();
+        let golden = b"\0\0\0\0\0\0\0\x19\x01\0\0\x03\0\0\0\x05keyvalue\x05\x01\0\x01\0\0\0\0k";
+        assert_eq!(payload, golden);
+        assert_eq!(payload.len(), len(&changes()));
+        payload.extend_from_slice(&[0; 50]);
+        assert_eq!(decode(payload.into()), Some(changes()));
+    }
+
+    #[test]
+    fn what_is_no_batch_is_none() {
+        assert_eq!(decode(Bytes::new()), None);
+        let mut payload = Vec::new();
+        encode(&changes(), |bytes| {
+            payload.extend_from_slice(bytes);
+            Ok::<_, ()>(())
+        })
+        .unwrap();
+        for len in 0..payload.len() {
+            assert_eq!(
+                decode(Bytes::copy_from_slice(&payload[..len])),
+                None,
+                "{len} bytes"
+            );
+        }
+        for (at, byte) in [(8, 6), (9, 2), (11, 200)] {
+            let mut changed = payload.clone();
+            changed[at] = byte;
+            assert_eq!(decode(changed.into()), None, "byte {at}");
+        }
+    }
+}

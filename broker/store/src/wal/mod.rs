@@ -1,0 +1,271 @@
+//! The write-ahead log: what a batch changes lies here, and is synced, before anybody is told of it.
+//!
+//! fjall has journals of its own, and they are not used. A sync of theirs waits for the file to grow, a flush holds up who
+//! writes, every body goes through both journal and memtable to be forgotten a moment later, and what is torn cannot be
+//! told from what is damaged. Here a batch is written over what a segment held before, in [`block`]s that say where
+//! they belong. What it changed is kept in a memtable of ours, from where it goes into fjall's tables in one piece.
+//! What was removed in the meantime never gets there.
+
+mod batch;
+mod block;
+mod buffer;
+mod read;
+mod segments;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+pub(crate) use block::BLOCK;
+use block::{HEADER, Header, PAYLOAD};
+use buffer::Buffer;
+pub(crate) use read::{Behind, Reader};
+use segments::{Segments, path};
+
+use crate::staged::Changes;
+
+/// Bytes collected before they are written, so that a large batch is in memory once.
+const WRITE_BYTES: usize = 1024 * 1024;
+
+/// Where a batch ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The block behind its last one.
+    pub(crate) block: u64,
+    /// Its number.
+    pub(crate) sequence: u64,
+}
+
+/// Length of a segment, in blocks: 16 MiB. It is part of the format.
+pub(crate) const SEGMENT: u64 = 4_096;
+
+/// The open log. Only one thread writes to it.
+#[derive(Debug)]
+pub(crate) struct Wal {
+    segments: Arc<Segments>,
+    /// The segment written to, and its number.
+    current: (u64, Arc<File>),
+    /// Those written to since the last sync, but for the current one.
+    unsynced: Vec<Arc<File>>,
+    /// Whether another segment should be made ready.
+    wants_segment: bool,
+    /// The next block.
+    end: u64,
+    buffer: Buffer,
+}
+
+/// The end of the log for the thread that makes tables: it says what the log may forget, and has time to make segments.
+#[derive(Clone, Debug)]
+pub(crate) struct Room(Arc<Segments>);
+
+impl Room {
+    /// Makes the next segment ready, if none is.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        match self.0.is_short() {
+            true => self.0.prepare(),
+            false => Ok(()),
+        }
+    }
+
+    /// Nothing in front of this block is needed any more.
+    pub(crate) fn release(&self, block: u64) -> io::Result<()> {
+        self.0.release(block)
+    }
+}
+
+impl Wal {
+    /// Goes on behind `end`. What lies in front of `begin` is not needed; `stale` are blocks behind the end that must not
+    /// be taken for more of it.
+    pub(crate) fn open(folder: &Path, segment: u64, begin: u64, end: u64, stale: &[u64]) -> io::Result<Wal> {
+        fs::create_dir_all(folder)?;
+        wipe(folder, segment, stale)?;
+        let (oldest, current) = (begin / segment, end / segment);
+        let segments = Segments::open(folder.to_owned(), segment, oldest, current)?;
+        let file = segments.take(current)?;
+        Ok(Wal {
+            segments: Arc::new(segments),
+            current: (current, file),
+            unsynced: Vec::new(),
+            wants_segment: false,
+            end,
+            buffer: Buffer::new(WRITE_BYTES),
+        })
+    }
+
+    /// Writes a batch without syncing it; `synced` is the last one that is. Returns how many bytes were written.
+    ///
+    /// # Errors
+    /// When a write fails. Part of the batch may be there then, and nothing may be appended any more.
+    pub(crate) fn append(&mut self, sequence: u64, synced: u64, changes: &Changes) -> io::Result<u64> {
+        let count = blocks(changes);
+        let began = self.end;
+        let mut buffer = std::mem::replace(&mut self.buffer, Buffer::new(0));
+        let mut blocks = Blocks {
+            header: Header {
+                number: began,
+                sequence,
+                synced,
+                index: 0,
+                count: count as u32,
+            },
+            written: began,
+            wal: self,
+            buffer: &mut buffer,
+            block_at: 0,
+            filled: 0,
+        };
+        let result = batch::encode(changes, |bytes| blocks.put(bytes)).and_then(|()| blocks.finish());
+        self.buffer = buffer;
+        result?;
+        self.end = began + count;
+        let half = self.segments.blocks / 2;
+        let is_half_full = (began + half) / self.segments.blocks < (self.end + half) / self.segments.blocks;
+        self.wants_segment |= is_half_full && self.segments.is_short();
+        Ok(count * BLOCK as u64)
+    }
+
+    /// Makes durable what was written so far.
+    ///
+    /// # Errors
+    /// When a sync fails: what was written since the last one may or may not be on disk.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        for file in std::mem::take(&mut self.unsynced) {
+            file.sync_data()?;
+        }
+        self.current.1.sync_data()
+    }
+
+    /// The block behind a batch of these changes, if it is the next one.
+    pub(crate) fn end_with(&self, changes: &Changes) -> u64 {
+        self.end + blocks(changes)
+    }
+
+    /// The block the next batch begins at.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        Room(self.segments.clone())
+    }
+
+    /// Whether [`Room::prepare`] should be called; says so once.
+    pub(crate) fn wants_segment(&mut self) -> bool {
+        std::mem::take(&mut self.wants_segment)
+    }
+
+    /// Bytes of its segments, and how many there are.
+    pub(crate) fn disk_space(&self) -> (u64, u64) {
+        self.segments.disk_space()
+    }
+
+    /// Removes its files: all it held is in tables, and nothing more is written.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        self.segments.remove_all()
+    }
+
+    /// Writes blocks from this number on.
+    fn write(&mut self, mut number: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let segment = number / self.segments.blocks;
+            if segment != self.current.0 {
+                let next = self.segments.take(segment)?;
+                let (_, before) = std::mem::replace(&mut self.current, (segment, next));
+                self.unsynced.push(before);
+            }
+            let first = number % self.segments.blocks;
+            let room = (self.segments.blocks - first) as usize * BLOCK;
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.current.1.write_all_at(now, first * BLOCK as u64)?;
+            number += (now.len() / BLOCK) as u64;
+            bytes = later;
+        }
+        Ok(())
+    }
+}
+
+/// How many blocks a batch takes.
+fn blocks(changes: &Changes) -> u64 {
+    batch::len(changes).div_ceil(PAYLOAD) as u64
+}
+
+/// A batch on its way into blocks.
+struct Blocks<'a> {
+    wal: &'a mut Wal,
+    buffer: &'a mut Buffer,
+    /// Of the block being filled.
+    header: Header,
+    /// Where in the buffer that block begins.
+    block_at: usize,
+    /// Bytes of it that are there; 0 before the first.
+    filled: usize,
+    /// The number of the first block in the buffer.
+    written: u64,
+}
+
+impl Blocks<'_> {
+    fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.filled = self.filled.max(HEADER);
+            let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.filled));
+            let at = self.block_at + self.filled;
+            self.buffer.all_mut()[at..at + now.len()].copy_from_slice(now);
+            self.filled += now.len();
+            bytes = later;
+            if self.filled == BLOCK {
+                self.end_block()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills up the last block, and writes what is left.
+    fn finish(&mut self) -> io::Result<()> {
+        if self.filled > 0 {
+            let (from, to) = (self.block_at + self.filled, self.block_at + BLOCK);
+            self.buffer.all_mut()[from..to].fill(0);
+            self.end_block()?;
+        }
+        self.write()
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        if let Some(block) = self.buffer.all_mut()[self.block_at..].first_chunk_mut() {
+            self.header.write_to(block);
+        }
+        self.header.number += 1;
+        self.header.index += 1;
+        self.block_at += BLOCK;
+        self.filled = 0;
+        match self.block_at < WRITE_BYTES {
+            true => Ok(()),
+            false => self.write(),
+        }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.wal
+            .write(self.written, &self.buffer.all()[..self.block_at])?;
+        self.written = self.header.number;
+        self.block_at = 0;
+        Ok(())
+    }
+}
+
+/// Overwrites blocks with zeros: what a crash left behind the end must not go on from a batch that is written there.
+fn wipe(folder: &Path, segment: u64, blocks: &[u64]) -> io::Result<()> {
+    for of_segment in blocks.chunk_by(|one, next| one / segment == next / segment) {
+        let file = OpenOptions::new()
+            .write(true)
+            .open(path(folder, of_segment[0] / segment))?;
+        for block in of_segment {
+            file.write_all_at(&[0; BLOCK], block % segment * BLOCK as u64)?;
+        }
+        file.sync_data()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! Segments: the files of the write-ahead log.
+//!
+//! Segment `n` holds the blocks from `n` times its length on. One whose batches are all in tables becomes the next one
+//! behind the last: to sync what was written over something takes about half of the time that it takes to
+//! make a file longer, and a sixth when it is much (the raw limits of `make bench` show both). So a new one is written
+//! once before it is used.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{FallocateFlags, OFlags};
+use rustix::io::Errno;
+
+use super::block::BLOCK;
+use super::buffer::Buffer;
+
+/// Most segments that wait to be written again.
+const READY_MAX: usize = 6;
+
+const ENDING: &str = ".wal";
+
+/// A segment that is being made.
+const NEW: &str = "new";
+
+/// Bytes of a new segment written at once, so that commits have their turn in between.
+const NEW_BYTES: usize = 1024 * 1024;
+
+/// The segments of one log, shared by the thread that writes and the one that makes tables.
+#[derive(Debug)]
+pub(super) struct Segments {
+    folder: PathBuf,
+    /// Length of a segment, in blocks.
+    pub(super) blocks: u64,
+    ring: Mutex<Ring>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    /// The first that holds something; those in front of it are gone.
+    oldest: u64,
+    /// Those behind the one that is written to, in order.
+    ready: VecDeque<(u64, Arc<File>)>,
+    /// The number behind the last.
+    next: u64,
+}
+
+impl Segments {
+    /// Takes over what lies in the folder: the segments from `oldest` on, of which those behind `current` are written
+    /// again. Removes all others.
+    pub(super) fn open(folder: PathBuf, blocks: u64, oldest: u64, current: u64) -> io::Result<Segments> {
+        let is_there = path(&folder, current).exists();
+        let mut ring = Ring {
+            oldest: if is_there { oldest } else { current },
+            ready: VecDeque::new(),
+            next: if is_there { current + 1 } else { current },
+        };
+        match fs::remove_file(folder.join(NEW)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        for number in list(&folder)? {
+            let path = path(&folder, number);
+            if (oldest..=current).contains(&number) {
+                continue;
+            }
+            let file = open(&path, false)?;
+            if number == ring.next && file.metadata()?.len() == blocks * BLOCK as u64 {
+                ring.ready.push_back((number, Arc::new(file)));
+                ring.next += 1;
+            } else {
+                fs::remove_file(&path)?;
+            }
+        }
+        let segments = Segments {
+            folder,
+            blocks,
+            ring: Mutex::new(ring),
+        };
+        if !is_there && segments.is_short() {
+            segments.prepare()?;
+        }
+        Ok(segments)
+    }
+
+    /// The segment of that number, which is the one being written to or the one behind it; made in haste if none is
+    /// ready, which costs its first round of syncs half as much again.
+    pub(super) fn take(&self, number: u64) -> io::Result<Arc<File>> {
+        let mut ring = self.ring();
+        if let Some((found, file)) = ring.ready.pop_front() {
+            if found == number {
+                return Ok(file);
+            }
+            ring.ready.push_front((found, file));
+        }
+        let file = open(&path(&self.folder, number), true)?;
+        allocate(&file, self.blocks * BLOCK as u64)?;
+        file.sync_all()?;
+        sync_folder(&self.folder)?;
+        ring.next = ring.next.max(number + 1);
+        Ok(Arc::new(file))
+    }
+
+    /// Whether none is ready behind the one that is written to.
+    pub(super) fn is_short(&self) -> bool {
+        self.ring().ready.is_empty()
+    }
+
+    /// Makes one more segment ready.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        let new = self.folder.join(NEW);
+        let made = self.write_new(&new).and_then(|file| self.add(&new, file));
+        if made.is_err() {
+            // On a full disk its room is needed for something else.
+            let _ = fs::remove_file(new);
+        }
+        made
+    }
+
+    /// Writes all of a segment once.
+    fn write_new(&self, new: &Path) -> io::Result<File> {
+        let file = open(new, true)?;
+        let len = self.blocks * BLOCK as u64;
+        let zeros = Buffer::new(NEW_BYTES.min(len as usize));
+        for at in (0..len).step_by(zeros.all().len()) {
+            file.write_all_at(&zeros.all()[..NEW_BYTES.min((len - at) as usize)], at)?;
+            file.sync_data()?;
+        }
+        file.sync_all()?;
+        Ok(file)
+    }
+
+    fn add(&self, new: &Path, file: File) -> io::Result<()> {
+        let mut ring = self.ring();
+        fs::rename(new, path(&self.folder, ring.next))?;
+        sync_folder(&self.folder)?;
+        let number = ring.next;
+        ring.ready.push_back((number, Arc::new(file)));
+        ring.next += 1;
+        Ok(())
+    }
+
+    /// Lets segments in front of this block be written again.
+    pub(super) fn release(&self, block: u64) -> io::Result<()> {
+        let first_kept = block / self.blocks;
+        let mut ring = self.ring();
+        let mut renewed = Vec::new();
+        while ring.oldest < first_kept {
+            let path_now = path(&self.folder, ring.oldest);
+            if ring.ready.len() + renewed.len() < READY_MAX {
+                let new = path(&self.folder, ring.next);
+                fs::rename(&path_now, &new)?;
+                renewed.push((ring.next, new));
+                ring.next += 1;
+            } else {
+                fs::remove_file(&path_now)?;
+            }
+            ring.oldest += 1;
+        }
+        if renewed.is_empty() {
+            return Ok(());
+        }
+        // A name that a power loss takes back would take what is written there along.
+        sync_folder(&self.folder)?;
+        for (number, path) in renewed {
+            let file = open(&path, false)?;
+            ring.ready.push_back((number, Arc::new(file)));
+        }
+        Ok(())
+    }
+
+    /// Removes every segment. Nothing may be written any more.
+    pub(super) fn remove_all(&self) -> io::Result<()> {
+        for number in list(&self.folder)? {
+            fs::remove_file(path(&self.folder, number))?;
+        }
+        sync_folder(&self.folder)
+    }
+
+    /// Bytes of all segments, and how many there are.
+    pub(super) fn disk_space(&self) -> (u64, u64) {
+        let ring = self.ring();
+        let count = ring.next - ring.oldest;
+        (count * self.blocks * BLOCK as u64, count)
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a segment is.
+pub(super) fn path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number}{ENDING}"))
+}
+
+/// Numbers of the segments in a folder, rising; none when it is not there.
+pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let number: Option<u64> = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(ENDING)?.parse().ok());
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Opens a segment to write past the system's cache, where nobody would read it: a sync has less to do, and the cache is
+/// left to what is read. Not every file system can; there it goes through the cache.
+fn open(path: &Path, create: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(create);
+    let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or_default();
+    match options.clone().custom_flags(direct).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => options.open(path),
+        other => other,
+    }
+}
+
+/// Takes the room of a segment now, so that no later write finds the disk full.
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+        Ok(()) => Ok(()),
+        // Some file systems cannot; there a write says it.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(len),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

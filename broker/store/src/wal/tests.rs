@@ -1,0 +1,188 @@
+//! The log as a whole: what was appended is read again, and what was not whole is not.
+
+use fjall::UserValue;
+
+use super::*;
+use crate::staged::{Change, Table};
+
+/// Blocks in a segment.
+const SHORT: u64 = 4;
+
+/// A batch of one value of so many bytes.
+fn batch(byte: u8, len: usize) -> Changes {
+    let mut changes = Changes::default();
+    let value = UserValue::new(&vec![byte; len]);
+    changes[Table::Log as usize].push(Change::put([byte].into(), value));
+    changes
+}
+
+/// A new log.
+fn create(folder: &Path) -> Wal {
+    Wal::open(folder, SHORT, 0, 0, &[]).unwrap()
+}
+
+/// All batches from a place on, and where they end.
+fn read(folder: &Path, from: Place) -> (Vec<Changes>, Place, Vec<u64>) {
+    let mut reader = Reader::new(folder, SHORT, from);
+    let mut batches = Vec::new();
+    while let Some(changes) = reader.next().unwrap() {
+        batches.push(changes);
+    }
+    let behind = reader.behind().unwrap().blocks;
+    (batches, reader.at, behind)
+}
+
+fn overwrite(folder: &Path, block: u64, bytes: &[u8]) {
+    let file = OpenOptions::new()
+        .write(true)
+        .open(path(folder, block / SHORT))
+        .unwrap();
+    file.write_all_at(bytes, block % SHORT * BLOCK as u64).unwrap();
+}
+
+#[test]
+fn batches_are_read_in_order_over_segments() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    let batches: Vec<_> = [(1, 10), (2, 30_000), (3, 4_000), (4, 5_000)]
+        .map(|(byte, len)| batch(byte, len))
+        .into();
+    let mut places = vec![Place::default()];
+    for (changes, sequence) in batches.iter().zip(1..) {
+        assert_eq!(wal.end_with(changes), {
+            wal.append(sequence, sequence - 1, changes).unwrap();
+            wal.end()
+        });
+        wal.sync().unwrap();
+        let block = wal.end();
+        places.push(Place { block, sequence });
+    }
+    let end = places[4];
+    assert_eq!(end.block, 1 + 8 + 1 + 2);
+    for (at, place) in places.into_iter().enumerate() {
+        assert_eq!(read(folder.path(), place), (batches[at..].to_vec(), end, vec![]));
+    }
+}
+
+#[test]
+fn a_batch_longer_than_what_is_written_at_once_is_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    let long = batch(1, 3 * WRITE_BYTES + 77);
+    wal.append(1, 0, &long).unwrap();
+    wal.append(2, 0, &batch(2, 5)).unwrap();
+    assert_eq!(read(folder.path(), Place::default()).0, [long, batch(2, 5)]);
+}
+
+#[test]
+fn a_released_segment_is_written_again_and_what_was_in_it_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    let room = wal.room();
+    for sequence in 1..=100 {
+        let from = Place {
+            block: wal.end(),
+            sequence: sequence - 1,
+        };
+        room.release(from.block).unwrap();
+        wal.append(sequence, sequence - 1, &batch(sequence as u8, 9_000))
+            .unwrap();
+        let (batches, end, behind) = read(folder.path(), from);
+        assert_eq!((batches.len(), end.block, behind), (1, wal.end(), vec![]));
+    }
+    let (bytes, count) = wal.disk_space();
+    assert!(count <= 3, "{count} segments");
+    assert_eq!(bytes, count * SHORT * BLOCK as u64);
+    assert_eq!(segments::list(folder.path()).unwrap().len() as u64, count);
+}
+
+#[test]
+fn an_interrupted_batch_ends_the_log_and_its_rest_is_not_taken_for_more_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    wal.append(1, 0, &batch(1, 10)).unwrap();
+    // Three blocks each; of the second the first block is lost, the third is whole.
+    wal.append(2, 1, &batch(2, 9_000)).unwrap();
+    wal.append(3, 1, &batch(3, 9_000)).unwrap();
+    drop(wal);
+    overwrite(folder.path(), 1, &[0; BLOCK]);
+    let (batches, end, stale) = read(folder.path(), Place::default());
+    assert_eq!(
+        (batches.len(), end.sequence, &stale[..]),
+        (1, 1, &[2, 3, 4, 5, 6][..])
+    );
+
+    let mut wal = Wal::open(folder.path(), SHORT, 0, end.block, &stale).unwrap();
+    wal.append(2, 1, &batch(7, 9_000)).unwrap();
+    let (batches, end, behind) = read(folder.path(), Place::default());
+    assert_eq!(batches, [batch(1, 10), batch(7, 9_000)]);
+    assert_eq!(
+        (end.sequence, behind),
+        (2, vec![]),
+        "the old batch 3 would fit behind"
+    );
+}
+
+#[test]
+fn what_lies_behind_damage_says_what_was_synced_and_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    for sequence in 1..=6 {
+        wal.append(sequence, sequence - 1, &batch(sequence as u8, 5_000))
+            .unwrap();
+    }
+    overwrite(folder.path(), 5, &[1]);
+    let mut reader = Reader::new(folder.path(), SHORT, Place::default());
+    while reader.next().unwrap().is_some() {}
+    assert_eq!((reader.at.sequence, reader.behind().unwrap().synced), (2, 5));
+    assert_eq!(reader.skip().unwrap(), Some(1));
+    let mut left = Vec::new();
+    while let Some(changes) = reader.next().unwrap() {
+        left.push(changes);
+    }
+    assert_eq!(left, [4, 5, 6].map(|byte| batch(byte, 5_000)));
+    assert_eq!(reader.skip().unwrap(), None);
+}
+
+#[test]
+fn the_oldest_batch_is_found_without_knowing_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    for sequence in 1..=9 {
+        wal.append(sequence, 0, &batch(sequence as u8, 5_000)).unwrap();
+    }
+    wal.room().release(9).unwrap();
+    let mut reader = Reader::from_oldest(folder.path(), SHORT).unwrap();
+    assert_eq!(reader.next().unwrap(), Some(batch(5, 5_000)));
+}
+
+#[test]
+fn a_segment_that_is_made_ready_is_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    assert!(!wal.wants_segment());
+    wal.append(1, 0, &batch(1, 8_000)).unwrap();
+    assert!(wal.wants_segment(), "half of the segment is full");
+    assert!(!wal.wants_segment(), "it says so once");
+    wal.room().prepare().unwrap();
+    assert_eq!(wal.disk_space().1, 2);
+    wal.append(2, 0, &batch(2, 20_000)).unwrap();
+    assert_eq!(read(folder.path(), Place::default()).0.len(), 2);
+}
+
+#[test]
+fn what_a_crash_left_of_making_segments_is_cleared_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    wal.append(1, 0, &batch(1, 20_000)).unwrap();
+    let end = wal.end();
+    drop(wal);
+    for left in ["new", "7.wal"] {
+        fs::write(folder.path().join(left), b"half").unwrap();
+    }
+    fs::rename(path(folder.path(), 0), path(folder.path(), 2)).unwrap();
+    let wal = Wal::open(folder.path(), SHORT, SHORT, end, &[]).unwrap();
+    assert_eq!(segments::list(folder.path()).unwrap(), [1, 2]);
+    assert!(!folder.path().join("new").exists());
+    assert_eq!(wal.disk_space().1, 2);
+}

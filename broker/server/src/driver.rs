@@ -2,15 +2,16 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use pointsman_core::{Broker, Commit, ConnectionId, ConsumerId, Effect, Input, PublisherId, Totals};
+use pointsman_core::{Broker, Commit, ConnectionId, ConsumerId, Effect, Input, PublisherId, Record, Totals};
 use pointsman_router_host::{Host, Routes};
 use pointsman_store::{Committer, Reader, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::mailbox::{Answer, ConsumerEvent, Delivery, Inbox, Mail, PublisherEvent, Wake};
+use crate::outbox::{Outbox, Post};
 
 /// Commits that may be on their way to the disk. While one is synced and one waits, mail collects, so the next
 /// commit is larger: the slower the disk, the larger the groups.
@@ -23,6 +24,7 @@ const TURN_MAILS: usize = 1_024;
 pub(crate) struct Driver {
     broker: Broker,
     inbox: Inbox,
+    outbox: Outbox,
     committer: Committer,
     reader: Reader,
     host: Arc<Host>,
@@ -70,15 +72,15 @@ impl Driver {
     pub(crate) fn new(
         broker: Broker,
         effects: Vec<Effect>,
-        inbox: Inbox,
-        committer: Committer,
-        reader: Reader,
+        (inbox, outbox): (Inbox, Outbox),
+        (committer, reader): (Committer, Reader),
         host: Arc<Host>,
         routes: Arc<ArcSwap<Routes>>,
     ) -> Driver {
         Driver {
             broker,
             inbox,
+            outbox,
             committer,
             reader,
             host,
@@ -130,7 +132,9 @@ impl Driver {
                 // The mail that says that a commit is durable comes anyway.
                 (Some(Wake::Urgent), None)
             } else if work {
-                self.turn();
+                if let Err(error) = self.turn() {
+                    return Ended::StoreFailed(error);
+                }
                 (None, None)
             } else {
                 (Some(Wake::AnyMail), due)
@@ -158,7 +162,7 @@ impl Driver {
     }
 
     /// Hands what waits to the core and commits the outcome.
-    fn turn(&mut self) {
+    fn turn(&mut self) -> Result<(), StoreError> {
         let now = now();
         let mut commit = Commit::default();
         let mut permits = Vec::new();
@@ -174,7 +178,7 @@ impl Driver {
         }
         self.more = self.broker.finish(now, &mut commit);
         self.inbox.free(freed);
-        self.commit(commit, permits);
+        self.commit(commit, permits)
     }
 
     /// Notes who is to hear of effects, and makes an input of the mail.
@@ -251,15 +255,14 @@ impl Driver {
 
     /// Sends records to the disk and keeps the effects until they are there. Effects without records wait too if
     /// earlier ones do: what a client sees is always in the order of commits.
-    fn commit(&mut self, commit: Commit, permits: Vec<OwnedSemaphorePermit>) {
+    fn commit(&mut self, commit: Commit, permits: Vec<OwnedSemaphorePermit>) -> Result<(), StoreError> {
         let Commit {
             records,
             effects,
             sync,
         } = commit;
         if !records.is_empty() {
-            self.submitted += 1;
-            self.committer.submit(self.submitted, records, sync);
+            self.submit(records, sync)?;
         }
         if !effects.is_empty() || !permits.is_empty() {
             self.pending.push_back(Pending {
@@ -269,6 +272,22 @@ impl Driver {
             });
         }
         self.release_durable();
+        Ok(())
+    }
+
+    /// Commits on this thread while there is nothing else to do, and on the commit thread when there is.
+    fn submit(&mut self, records: Vec<Record>, sync: Option<Duration>) -> Result<(), StoreError> {
+        let is_quiet = self.durable == self.submitted && self.waiting.is_empty() && self.inbox.is_empty();
+        self.submitted += 1;
+        let records = match is_quiet {
+            true => self.committer.commit_here(records, sync)?,
+            false => Some(records),
+        };
+        match records {
+            Some(records) => self.committer.submit(self.submitted, records, sync),
+            None => self.durable = self.submitted,
+        }
+        Ok(())
     }
 
     fn release_durable(&mut self) {
@@ -278,16 +297,16 @@ impl Driver {
             .is_some_and(|pending| pending.commit <= self.durable)
         {
             let Some(Pending { effects, .. }) = self.pending.pop_front() else {
-                return;
+                break;
             };
             for effect in effects {
                 self.perform(effect);
             }
         }
+        self.outbox.send();
     }
 
-    /// The one place where effects happen. A receiver that is gone has closed, and the core is told so by its own
-    /// mail; nothing needs doing here.
+    /// The one place where effects happen.
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Reply {
@@ -370,21 +389,21 @@ impl Driver {
         }
     }
 
-    fn answer(&self, connection: ConnectionId, answer: Answer) {
+    fn answer(&mut self, connection: ConnectionId, answer: Answer) {
         if let Some(sink) = self.connections.get(&connection) {
-            let _ = sink.send(answer);
+            self.outbox.put(Post::Answer(sink.clone(), answer));
         }
     }
 
-    fn tell_publisher(&self, publisher: PublisherId, event: PublisherEvent) {
+    fn tell_publisher(&mut self, publisher: PublisherId, event: PublisherEvent) {
         if let Some(sink) = self.publishers.get(&publisher) {
-            let _ = sink.send(event);
+            self.outbox.put(Post::Publisher(sink.clone(), event));
         }
     }
 
-    fn tell_consumer(&self, consumer: ConsumerId, event: ConsumerEvent) {
+    fn tell_consumer(&mut self, consumer: ConsumerId, event: ConsumerEvent) {
         if let Some(sink) = self.consumers.get(&consumer) {
-            let _ = sink.send(event);
+            self.outbox.put(Post::Consumer(sink.clone(), event));
         }
     }
 }

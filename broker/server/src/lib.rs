@@ -16,6 +16,7 @@ mod admin;
 mod backup;
 mod mailbox;
 mod driver;
+mod outbox;
 mod space;
 
 pub use config::{Config, ConfigError, Layer};

@@ -279,6 +279,11 @@ impl Inbox {
         mails.append(&mut state.mails);
     }
 
+    /// Whether no mail is there.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.lock().mails.is_empty()
+    }
+
     /// Makes room for `count` mails more.
     pub(crate) fn free(&self, count: usize) {
         self.room.add_permits(count);

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::driver::{Driver, Ended, now};
 use crate::listen;
 use crate::mailbox::{Inbox, Mail, Mailbox, mailbox};
+use crate::outbox::outbox;
 use crate::session::Shared;
 use crate::tls::{self, TlsError};
 use crate::{auth, space};
@@ -288,7 +289,16 @@ fn drive(
     })
     .map_err(StartError::Thread)?;
     let reclaimer = Reclaimer::start(store.clone()).map_err(StartError::Thread)?;
-    let driver = Driver::new(broker, effects, inbox, committer, reader, host, routes);
+    let (outbox, dispatcher) = outbox();
+    tokio::spawn(dispatcher.run());
+    let driver = Driver::new(
+        broker,
+        effects,
+        (inbox, outbox),
+        (committer, reader),
+        host,
+        routes,
+    );
     let (sender, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name("driver".to_owned())

@@ -35,7 +35,7 @@ pub const CHUNK_MESSAGES_MAX: u32 = 65_535;
 /// Runs of index entries a queue keeps in memory at its head and at its tail, each.
 pub const QUEUE_PAGE_RUNS: usize = 1_024;
 /// Bytes of chunks the core keeps in memory for delivery, over all queues.
-pub const CHUNK_CACHE_BYTES: usize = 64 * 1024 * 1024;
+pub const CHUNK_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of messages in transient queues, over all of them; publishes to them are refused beyond.
 pub const MEMORY_LANE_BYTES: usize = 512 * 1024 * 1024;
 /// Most deliveries one turn of a queue hands out before others have theirs; no less than a busy turn takes in, or a queue

@@ -20,8 +20,9 @@ const WAITING_BYTES: usize = 8 * 1024 * 1024;
 /// need. More shows that more is coming, which is handled while the commit thread writes.
 const HERE_BYTES: usize = 16 * 1024;
 
-/// Pause between steps of removing what deleted queues left, while nothing else is written.
-const LEFTOVERS_PAUSE: Duration = Duration::from_millis(10);
+/// Pause before what nobody waits for is done, while nothing else is written: removing what deleted queues left, step by
+/// step, and writing settlements.
+const CHORES_PAUSE: Duration = Duration::from_millis(20);
 
 /// The commit thread. Dropping it is [`Committer::stop`].
 pub struct Committer {
@@ -55,6 +56,8 @@ struct Queue {
 struct Waiting {
     commits: Vec<Submitted>,
     bytes: usize,
+    /// Whether the thread knows that there are chores.
+    chores: bool,
     stopping: bool,
     failed: bool,
 }
@@ -132,6 +135,9 @@ impl Committer {
             return Ok(Some(records));
         }
         self.store.apply(&[&records], sync.is_some())?;
+        if self.store.chores().are_there() && !std::mem::replace(&mut self.queue.lock().chores, true) {
+            self.queue.arrived.notify_one();
+        }
         Ok(None)
     }
 
@@ -219,8 +225,11 @@ impl Worker {
                 };
                 done(Done::Durable { through });
                 group.clear();
-            } else if self.store.has_leftovers() {
-                self.store.apply(&[], false)?;
+            } else {
+                let chores = self.store.chores();
+                if chores.are_there() {
+                    self.store.do_chores(chores)?;
+                }
             }
             if stopping || self.sync_due.is_some_and(|due| due <= Instant::now()) {
                 self.store.sync()?;
@@ -232,29 +241,36 @@ impl Worker {
         }
     }
 
-    /// Takes all that waits, once there is something or a sync is due. Answers whether the thread shall end.
+    /// Takes all that waits, once there is something or a sync is due or chores are. Answers whether the thread shall end.
     fn next_group(&self, group: &mut Vec<Submitted>) -> bool {
-        let leftovers = self.store.has_leftovers().then_some(LEFTOVERS_PAUSE);
-        let due = self
+        let sync_due = self
             .sync_due
             .map(|due| due.saturating_duration_since(Instant::now()));
-        let timeout = leftovers.into_iter().chain(due).min();
         let mut waiting = self.queue.lock();
-        if waiting.commits.is_empty() && !waiting.stopping {
-            waiting = match timeout {
-                Some(timeout) => {
-                    self.queue
-                        .arrived
-                        .wait_timeout(waiting, timeout)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-                None => self
+        waiting.chores = false;
+        drop(waiting);
+        // Looked at after that, so that no chore is missed that comes now.
+        let chores = self.store.chores().are_there();
+        waiting = self.queue.lock();
+        waiting.chores |= chores;
+        while waiting.commits.is_empty() && !waiting.stopping {
+            let pause = waiting.chores.then_some(CHORES_PAUSE);
+            let timeout = pause.into_iter().chain(sync_due).min();
+            let Some(timeout) = timeout else {
+                waiting = self
                     .queue
                     .arrived
                     .wait(waiting)
-                    .unwrap_or_else(PoisonError::into_inner),
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
             };
+            waiting = self
+                .queue
+                .arrived
+                .wait_timeout(waiting, timeout)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            break;
         }
         std::mem::swap(group, &mut waiting.commits);
         waiting.bytes = 0;

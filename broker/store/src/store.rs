@@ -58,6 +58,22 @@ pub(crate) struct Writer {
     failed: Option<String>,
 }
 
+/// What the commit thread does when there is nothing else to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chores {
+    /// Remove keys of deleted queues.
+    remove: bool,
+    /// Write what was not worth a write of its own.
+    write: bool,
+}
+
+impl Chores {
+    /// Whether there are any.
+    pub(crate) fn are_there(self) -> bool {
+        self.remove || self.write
+    }
+}
+
 /// What a store is made of.
 pub(crate) struct Parts {
     pub(crate) folder: Folder,
@@ -109,6 +125,7 @@ impl Store {
     }
 
     /// Makes the records of several commits durable, in order, all or none: one batch, and one sync if `sync` is set.
+    /// Without a sync, a batch that brings no message and no definition is written with the next one that does.
     ///
     /// # Errors
     /// When a write or sync failed, now or before. Then nothing may be confirmed any more, and the store takes
@@ -299,10 +316,28 @@ impl Store {
         list
     }
 
-    /// Whether keys of deleted queues wait to be removed; an [`Store::apply`] without commits removes some.
-    pub(crate) fn has_leftovers(&self) -> bool {
+    /// What is left to do that nobody waits for.
+    pub(crate) fn chores(&self) -> Chores {
         let writer = self.writer();
-        writer.failed.is_none() && !writer.gone.is_empty()
+        let is_usable = writer.failed.is_none();
+        Chores {
+            remove: is_usable && !writer.gone.is_empty(),
+            write: is_usable && writer.wal.has_unwritten(),
+        }
+    }
+
+    /// Does some of it.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub(crate) fn do_chores(&self, chores: Chores) -> Result<(), StoreError> {
+        if chores.remove {
+            self.apply(&[], false)?;
+        }
+        let mut writer = self.writer();
+        writer.usable()?;
+        let written = writer.wal.write_out().map_err(write_failed);
+        written.inspect_err(|error| writer.fail(error))
     }
 
     /// Writes a batch, so that an established store always has one, and marks the store as in use.
@@ -329,6 +364,9 @@ impl Store {
             .wal
             .append(sequence, synced, &writer.staged.changes)
             .map_err(write_failed)?;
+        if commits.iter().copied().flatten().any(is_promised) {
+            writer.wal.write_out().map_err(write_failed)?;
+        }
         if writer.wal.wants_segment() {
             self.0.tables.prepare_log();
         }
@@ -475,6 +513,15 @@ impl Writer {
             journals: None,
         }
     }
+}
+
+/// Whether somebody may be told of a record before it is synced. All others are of settlements, of which a process that is
+/// killed may forget some as well as a machine without power: messages come again.
+fn is_promised(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::Append { .. } | Record::Define { .. } | Record::Module { .. }
+    )
 }
 
 pub(crate) fn index_entry(key: &[u8], value: &[u8]) -> Result<IndexEntry, Damage> {

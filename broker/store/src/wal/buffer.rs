@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::block::BLOCK;
 
 /// Bytes in memory whose first one is at a multiple of [`BLOCK`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Buffer {
     bytes: Vec<u8>,
     range: Range<usize>,

@@ -56,6 +56,8 @@ pub(crate) struct Wal {
     /// The next block.
     end: u64,
     buffer: Buffer,
+    /// Bytes in the buffer that are to be written, in whole blocks: the last ones in front of the end.
+    buffered: usize,
 }
 
 /// The end of the log for the thread that makes tables: it says what the log may forget, and has time to make segments.
@@ -93,17 +95,18 @@ impl Wal {
             wants_segment: false,
             end,
             buffer: Buffer::new(WRITE_BYTES),
+            buffered: 0,
         })
     }
 
-    /// Writes a batch without syncing it; `synced` is the last one that is. Returns how many bytes were written.
+    /// Adds a batch; `synced` is the last one that is. What comes to less than a mebibyte is not written yet. Returns how
+    /// many bytes it takes.
     ///
     /// # Errors
     /// When a write fails. Part of the batch may be there then, and nothing may be appended any more.
     pub(crate) fn append(&mut self, sequence: u64, synced: u64, changes: &Changes) -> io::Result<u64> {
         let count = blocks(changes);
         let began = self.end;
-        let mut buffer = std::mem::replace(&mut self.buffer, Buffer::new(0));
         let mut blocks = Blocks {
             header: Header {
                 number: began,
@@ -112,14 +115,15 @@ impl Wal {
                 index: 0,
                 count: count as u32,
             },
-            written: began,
-            wal: self,
-            buffer: &mut buffer,
-            block_at: 0,
+            first: began - (self.buffered / BLOCK) as u64,
+            block_at: std::mem::take(&mut self.buffered),
             filled: 0,
+            buffer: std::mem::take(&mut self.buffer),
+            wal: self,
         };
-        let result = batch::encode(changes, |bytes| blocks.put(bytes)).and_then(|()| blocks.finish());
-        self.buffer = buffer;
+        let result = batch::encode(changes, |bytes| blocks.put(bytes)).map(|()| blocks.finish());
+        let Blocks { buffer, block_at, .. } = blocks;
+        (self.buffer, self.buffered) = (buffer, block_at);
         result?;
         self.end = began + count;
         let half = self.segments.blocks / 2;
@@ -128,11 +132,29 @@ impl Wal {
         Ok(count * BLOCK as u64)
     }
 
-    /// Makes durable what was written so far.
+    /// Writes what was appended, without syncing it: from here on it survives the process, if not the machine.
     ///
     /// # Errors
-    /// When a sync fails: what was written since the last one may or may not be on disk.
+    /// As [`Wal::append`].
+    pub(crate) fn write_out(&mut self) -> io::Result<()> {
+        let len = std::mem::take(&mut self.buffered);
+        let buffer = std::mem::take(&mut self.buffer);
+        let written = self.write(self.end - (len / BLOCK) as u64, &buffer.all()[..len]);
+        self.buffer = buffer;
+        written
+    }
+
+    /// Whether something was appended and not written.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.buffered > 0
+    }
+
+    /// Makes durable what was appended so far.
+    ///
+    /// # Errors
+    /// When a write or sync fails: what was written since the last one may or may not be on disk.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.write_out()?;
         for file in std::mem::take(&mut self.unsynced) {
             file.sync_data()?;
         }
@@ -196,44 +218,57 @@ fn blocks(changes: &Changes) -> u64 {
 /// A batch on its way into blocks.
 struct Blocks<'a> {
     wal: &'a mut Wal,
-    buffer: &'a mut Buffer,
+    buffer: Buffer,
+    /// The number of the first block in the buffer.
+    first: u64,
     /// Of the block being filled.
     header: Header,
     /// Where in the buffer that block begins.
     block_at: usize,
     /// Bytes of it that are there; 0 before the first.
     filled: usize,
-    /// The number of the first block in the buffer.
-    written: u64,
 }
 
 impl Blocks<'_> {
     fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.filled = self.filled.max(HEADER);
+            self.make_room()?;
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.filled));
             let at = self.block_at + self.filled;
             self.buffer.all_mut()[at..at + now.len()].copy_from_slice(now);
             self.filled += now.len();
             bytes = later;
             if self.filled == BLOCK {
-                self.end_block()?;
+                self.end_block();
             }
         }
         Ok(())
     }
 
-    /// Fills up the last block, and writes what is left.
-    fn finish(&mut self) -> io::Result<()> {
+    /// Fills up the last block.
+    fn finish(&mut self) {
         if self.filled > 0 {
             let (from, to) = (self.block_at + self.filled, self.block_at + BLOCK);
             self.buffer.all_mut()[from..to].fill(0);
-            self.end_block()?;
+            self.end_block();
         }
-        self.write()
     }
 
-    fn end_block(&mut self) -> io::Result<()> {
+    /// Begins a block if none is begun, and writes the buffer before that if it is full.
+    fn make_room(&mut self) -> io::Result<()> {
+        if self.filled > 0 {
+            return Ok(());
+        }
+        if self.block_at == WRITE_BYTES {
+            self.wal.write(self.first, self.buffer.all())?;
+            self.first = self.header.number;
+            self.block_at = 0;
+        }
+        self.filled = HEADER;
+        Ok(())
+    }
+
+    fn end_block(&mut self) {
         if let Some(block) = self.buffer.all_mut()[self.block_at..].first_chunk_mut() {
             self.header.write_to(block);
         }
@@ -241,18 +276,6 @@ impl Blocks<'_> {
         self.header.index += 1;
         self.block_at += BLOCK;
         self.filled = 0;
-        match self.block_at < WRITE_BYTES {
-            true => Ok(()),
-            false => self.write(),
-        }
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        self.wal
-            .write(self.written, &self.buffer.all()[..self.block_at])?;
-        self.written = self.header.number;
-        self.block_at = 0;
-        Ok(())
     }
 }
 

@@ -21,6 +21,12 @@ fn create(folder: &Path) -> Wal {
     Wal::open(folder, SHORT, 0, 0, &[]).unwrap()
 }
 
+/// Appends a batch and writes it.
+fn append(wal: &mut Wal, sequence: u64, synced: u64, changes: &Changes) {
+    wal.append(sequence, synced, changes).unwrap();
+    wal.write_out().unwrap();
+}
+
 /// All batches from a place on, and where they end.
 fn read(folder: &Path, from: Place) -> (Vec<Changes>, Place, Vec<u64>) {
     let mut reader = Reader::new(folder, SHORT, from);
@@ -50,7 +56,7 @@ fn batches_are_read_in_order_over_segments() {
     let mut places = vec![Place::default()];
     for (changes, sequence) in batches.iter().zip(1..) {
         assert_eq!(wal.end_with(changes), {
-            wal.append(sequence, sequence - 1, changes).unwrap();
+            append(&mut wal, sequence, sequence - 1, changes);
             wal.end()
         });
         wal.sync().unwrap();
@@ -65,12 +71,27 @@ fn batches_are_read_in_order_over_segments() {
 }
 
 #[test]
+fn what_is_not_written_yet_is_written_with_what_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    wal.append(1, 0, &batch(1, 5_000)).unwrap();
+    wal.append(2, 0, &batch(2, 9_000)).unwrap();
+    assert!(wal.has_unwritten());
+    assert!(read(folder.path(), Place::default()).0.is_empty());
+    wal.append(3, 0, &batch(3, WRITE_BYTES)).unwrap();
+    wal.sync().unwrap();
+    assert!(!wal.has_unwritten());
+    let all = [batch(1, 5_000), batch(2, 9_000), batch(3, WRITE_BYTES)];
+    assert_eq!(read(folder.path(), Place::default()).0, all);
+}
+
+#[test]
 fn a_batch_longer_than_what_is_written_at_once_is_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut wal = create(folder.path());
     let long = batch(1, 3 * WRITE_BYTES + 77);
-    wal.append(1, 0, &long).unwrap();
-    wal.append(2, 0, &batch(2, 5)).unwrap();
+    append(&mut wal, 1, 0, &long);
+    append(&mut wal, 2, 0, &batch(2, 5));
     assert_eq!(read(folder.path(), Place::default()).0, [long, batch(2, 5)]);
 }
 
@@ -85,8 +106,7 @@ fn a_released_segment_is_written_again_and_what_was_in_it_is_not_read() {
             sequence: sequence - 1,
         };
         room.release(from.block).unwrap();
-        wal.append(sequence, sequence - 1, &batch(sequence as u8, 9_000))
-            .unwrap();
+        append(&mut wal, sequence, sequence - 1, &batch(sequence as u8, 9_000));
         let (batches, end, behind) = read(folder.path(), from);
         assert_eq!((batches.len(), end.block, behind), (1, wal.end(), vec![]));
     }
@@ -100,10 +120,10 @@ fn a_released_segment_is_written_again_and_what_was_in_it_is_not_read() {
 fn an_interrupted_batch_ends_the_log_and_its_rest_is_not_taken_for_more_later() {
     let folder = tempfile::tempdir().unwrap();
     let mut wal = create(folder.path());
-    wal.append(1, 0, &batch(1, 10)).unwrap();
+    append(&mut wal, 1, 0, &batch(1, 10));
     // Three blocks each; of the second the first block is lost, the third is whole.
-    wal.append(2, 1, &batch(2, 9_000)).unwrap();
-    wal.append(3, 1, &batch(3, 9_000)).unwrap();
+    append(&mut wal, 2, 1, &batch(2, 9_000));
+    append(&mut wal, 3, 1, &batch(3, 9_000));
     drop(wal);
     overwrite(folder.path(), 1, &[0; BLOCK]);
     let (batches, end, stale) = read(folder.path(), Place::default());
@@ -113,7 +133,7 @@ fn an_interrupted_batch_ends_the_log_and_its_rest_is_not_taken_for_more_later() 
     );
 
     let mut wal = Wal::open(folder.path(), SHORT, 0, end.block, &stale).unwrap();
-    wal.append(2, 1, &batch(7, 9_000)).unwrap();
+    append(&mut wal, 2, 1, &batch(7, 9_000));
     let (batches, end, behind) = read(folder.path(), Place::default());
     assert_eq!(batches, [batch(1, 10), batch(7, 9_000)]);
     assert_eq!(
@@ -128,8 +148,7 @@ fn what_lies_behind_damage_says_what_was_synced_and_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let mut wal = create(folder.path());
     for sequence in 1..=6 {
-        wal.append(sequence, sequence - 1, &batch(sequence as u8, 5_000))
-            .unwrap();
+        append(&mut wal, sequence, sequence - 1, &batch(sequence as u8, 5_000));
     }
     overwrite(folder.path(), 5, &[1]);
     let mut reader = Reader::new(folder.path(), SHORT, Place::default());
@@ -149,7 +168,7 @@ fn the_oldest_batch_is_found_without_knowing_where_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let mut wal = create(folder.path());
     for sequence in 1..=9 {
-        wal.append(sequence, 0, &batch(sequence as u8, 5_000)).unwrap();
+        append(&mut wal, sequence, 0, &batch(sequence as u8, 5_000));
     }
     wal.room().release(9).unwrap();
     let mut reader = Reader::from_oldest(folder.path(), SHORT).unwrap();
@@ -161,12 +180,12 @@ fn a_segment_that_is_made_ready_is_the_next_one() {
     let folder = tempfile::tempdir().unwrap();
     let mut wal = create(folder.path());
     assert!(!wal.wants_segment());
-    wal.append(1, 0, &batch(1, 8_000)).unwrap();
+    append(&mut wal, 1, 0, &batch(1, 8_000));
     assert!(wal.wants_segment(), "half of the segment is full");
     assert!(!wal.wants_segment(), "it says so once");
     wal.room().prepare().unwrap();
     assert_eq!(wal.disk_space().1, 2);
-    wal.append(2, 0, &batch(2, 20_000)).unwrap();
+    append(&mut wal, 2, 0, &batch(2, 20_000));
     assert_eq!(read(folder.path(), Place::default()).0.len(), 2);
 }
 
@@ -174,7 +193,7 @@ fn a_segment_that_is_made_ready_is_the_next_one() {
 fn what_a_crash_left_of_making_segments_is_cleared_up() {
     let folder = tempfile::tempdir().unwrap();
     let mut wal = create(folder.path());
-    wal.append(1, 0, &batch(1, 20_000)).unwrap();
+    append(&mut wal, 1, 0, &batch(1, 20_000));
     let end = wal.end();
     drop(wal);
     for left in ["new", "7.wal"] {

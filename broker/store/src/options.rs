@@ -26,7 +26,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             wal_bytes: 64 * 1024 * 1024,
-            memtable_bytes: 8 * 1024 * 1024,
+            memtable_bytes: 16 * 1024 * 1024,
             cache_bytes: 8 * 1024 * 1024,
             space_amplification: 2.0,
             reclaim_slack_bytes: 64 * 1024 * 1024,

@@ -40,6 +40,31 @@ pub(crate) fn grouped_sync(folder: &Path, body: usize) -> std::io::Result<Figure
     Ok(Figure::PerSecond(messages as f64 / since.elapsed().as_secs_f64()))
 }
 
+/// As [`grouped_sync`], but over what was written before: the file system has nothing to note then.
+pub(crate) fn grouped_overwrite(folder: &Path, body: usize) -> std::io::Result<Figure> {
+    const LEN: usize = 64 * 1024 * 1024;
+    let mut file = File::create(folder.join("raw-overwrite"))?;
+    let group = vec![7_u8; GROUP * body];
+    for _ in 0..LEN / group.len() {
+        file.write_all(&group)?;
+    }
+    file.sync_all()?;
+    file.rewind()?;
+    let (mut messages, mut at) = (0, 0);
+    let since = Instant::now();
+    while since.elapsed() < TIME {
+        if at + group.len() > LEN {
+            file.rewind()?;
+            at = 0;
+        }
+        file.write_all(&group)?;
+        file.sync_data()?;
+        at += group.len();
+        messages += GROUP;
+    }
+    Ok(Figure::PerSecond(messages as f64 / since.elapsed().as_secs_f64()))
+}
+
 /// The time of appending `body` bytes and syncing them.
 pub(crate) fn one_sync(folder: &Path, body: usize) -> std::io::Result<Figure> {
     let mut file = File::create(folder.join("raw-one-sync"))?;

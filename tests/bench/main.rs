@@ -82,6 +82,12 @@ impl Machine {
                 written(limits::grouped_sync(folder, body)),
             )
         });
+        let overwritten = BODIES.map(|(body, name)| {
+            Row::limit(
+                format!("write {name} over others, fdatasync every {}", limits::GROUP),
+                written(limits::grouped_overwrite(folder, body)),
+            )
+        });
         let others = [
             Row::limit(
                 "append 100 B, fdatasync each",
@@ -95,7 +101,7 @@ impl Machine {
             Row::limit("QUIC, echo of 100 B", self.quic.echo(100)),
             Row::limit("copy memory", limits::copy()),
         ];
-        synced.into_iter().chain(others).collect()
+        synced.into_iter().chain(overwritten).chain(others).collect()
     }
 
     fn traffic(&self) -> Vec<Row> {

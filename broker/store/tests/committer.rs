@@ -220,3 +220,61 @@ fn a_panic_on_the_commit_thread_is_a_failure_and_blocks_nobody() {
     committer.stop();
     assert!(matches!(told.recv().unwrap(), StoreError::Stopped(_)));
 }
+
+fn release(base: u64) -> Vec<Record> {
+    vec![Record::Release {
+        lane: Lane::Queues,
+        base: Offset(base),
+        record: 0,
+        count: 1,
+    }]
+}
+
+#[test]
+fn a_small_commit_is_durable_when_it_was_made_here_and_others_are_given_back() {
+    let (dir, store) = open(Options::default());
+    let (committer, told) = start(&store);
+    let syncs = figure(&store, "syncs");
+    assert_eq!(committer.commit_here(append(1, 10), NOW).unwrap(), None);
+    assert_eq!(figure(&store, "syncs"), syncs + 1);
+    let large = append(2, 100_000);
+    assert_eq!(committer.commit_here(large.clone(), NOW).unwrap(), Some(large));
+    let later = Some(Duration::from_secs(1));
+    assert_eq!(
+        committer.commit_here(append(2, 10), later).unwrap(),
+        Some(append(2, 10))
+    );
+    store.faults().fail(Site::Sync, 0, ErrorKind::Other);
+    let failed = committer.commit_here(append(2, 10), NOW);
+    assert!(matches!(failed, Err(StoreError::Sync(_))), "{failed:?}");
+    assert!(told.try_recv().is_err(), "nothing was submitted");
+    committer.stop();
+    drop(store);
+    let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
+    store.read_chunk(Lane::Queues, Offset(1)).unwrap();
+}
+
+/// Opens what a killed process would leave.
+fn settled_after_a_kill(dir: &std::path::Path) -> bool {
+    let copy = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp")
+        .args(["-r", "--"])
+        .args([&dir.join("."), copy.path()])
+        .status();
+    assert!(copied.unwrap().success());
+    let (store, _) = Store::open(copy.path(), Options::default()).unwrap();
+    store.read_chunk(Lane::Queues, Offset(1)).is_err()
+}
+
+#[test]
+fn a_settlement_is_written_soon_though_nothing_follows() {
+    let (dir, store) = open(Options::default());
+    let (committer, _told) = start(&store);
+    committer.commit_here(append(1, 10), NOW).unwrap();
+    assert!(!settled_after_a_kill(dir.path()));
+    committer.commit_here(release(1), None).unwrap();
+    let patience = std::time::Instant::now() + Duration::from_secs(20);
+    while !settled_after_a_kill(dir.path()) {
+        assert!(std::time::Instant::now() < patience, "it is not written");
+    }
+}

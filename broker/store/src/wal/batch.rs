@@ -116,6 +116,16 @@ mod tests {
                 "{len} bytes"
             );
         }
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..10_000 {
+            // Whatever it is, it is read without harm.
+            let mut noise = payload.clone();
+            noise
+                .iter_mut()
+                .skip(7)
+                .for_each(|byte| *byte ^= random.u8(..) & random.u8(..) & random.u8(..));
+            let _ = decode(noise.into());
+        }
         for (at, byte) in [(8, 6), (9, 2), (11, 200)] {
             let mut changed = payload.clone();
             changed[at] = byte;

@@ -60,7 +60,7 @@ impl Reader {
         if let Some(header) = reader.next_whole(oldest * segment)? {
             reader.at = Place {
                 block: header.number,
-                sequence: header.sequence - 1,
+                sequence: header.sequence.saturating_sub(1),
             };
         }
         Ok(reader)
@@ -71,7 +71,7 @@ impl Reader {
     /// # Errors
     /// When reading fails, and when a batch whose blocks are whole is none. That one counts as read.
     pub(crate) fn next(&mut self) -> Result<Option<Changes>, Trouble> {
-        let sequence = self.at.sequence + 1;
+        let sequence = self.at.sequence.saturating_add(1);
         let mut payload: Vec<u8> = Vec::new();
         let mut block = self.at.block;
         loop {

@@ -1,9 +1,8 @@
 //! Segments: the files of the write-ahead log.
 //!
 //! Segment `n` holds the blocks from `n` times its length on. One whose batches are all in tables becomes the next one
-//! behind the last: to sync what was written over something takes about half of the time that it takes to
-//! make a file longer, and a sixth when it is much (the raw limits of `make bench` show both). So a new one is written
-//! once before it is used.
+//! behind the last: to sync what was written over something takes about half of the time that it takes to make a file
+//! longer, and a sixth when it is much (`make bench`, raw limits). So a new one is written once before it is used.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -25,6 +24,9 @@ const ENDING: &str = ".wal";
 
 /// A segment that is being made.
 const NEW: &str = "new";
+
+/// No segment has this number or a higher one: 16 EiB would have been written.
+const NUMBER_END: u64 = 1 << 40;
 
 /// Bytes of a new segment written at once, so that commits have their turn in between.
 const NEW_BYTES: usize = 1024 * 1024;
@@ -209,7 +211,7 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
         let number: Option<u64> = name
             .to_str()
             .and_then(|name| name.strip_suffix(ENDING)?.parse().ok());
-        numbers.extend(number);
+        numbers.extend(number.filter(|number| *number < NUMBER_END));
     }
     numbers.sort_unstable();
     Ok(numbers)

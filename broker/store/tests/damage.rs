@@ -275,3 +275,24 @@ fn a_flipped_bit_in_a_chunk_is_an_error_that_names_the_chunk() {
     );
     store.read_chunk(Lane::Queues, Offset(7)).unwrap();
 }
+
+#[test]
+fn damage_in_front_of_later_batches_is_found_though_the_mark_is_older() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
+    let older = fs::read(dir.path().join("mark")).unwrap();
+    for base in 0..BATCHES {
+        store.apply(&[&[append(base)]], true).unwrap();
+    }
+    // As after a power loss: the mark is not synced on its own.
+    let copy = crashed(dir.path());
+    fs::write(copy.path().join("mark"), &older).unwrap();
+    let (store, restored) = Store::open(copy.path(), Options::default()).unwrap();
+    assert_eq!(restored.next_offsets[0], Offset(BATCHES));
+    drop(store);
+    let copy = crashed(dir.path());
+    fs::write(copy.path().join("mark"), &older).unwrap();
+    overwrite(&segment(copy.path()), 100 * 4_096, &[0; 4_096]);
+    let at = 100 * 4_096;
+    assert_eq!(damage(copy.path()), Damage::Wal { segment: 0, at });
+}

@@ -24,7 +24,7 @@ use crate::reclaim::Reclaim;
 use crate::staged::{Keyspaces, Staged, Table};
 use crate::tables::Tables;
 use crate::values::{self, Header, Progress};
-use crate::wal::Wal;
+use crate::wal::{Room, Wal};
 use crate::{keys, wal};
 
 /// An open data folder. Cheap to clone; closes with its last clone.
@@ -36,6 +36,7 @@ pub struct Store(pub(crate) Arc<Inner>);
 /// Fields drop in this order: first the tables with all their threads, then what guards the files.
 pub(crate) struct Inner {
     pub(crate) tables: Tables,
+    room: Room,
     live: Mutex<Live>,
     writer: Mutex<Writer>,
     /// Told when the reclaim thread waits and there is something to do.
@@ -89,12 +90,13 @@ pub(crate) struct Parts {
 impl Store {
     /// Puts the parts together, and notes on disk that the store is in use.
     pub(crate) fn of(parts: Parts) -> Result<Store, StoreError> {
+        let room = parts.wal.room();
         let tables = Tables::start(
             parts.database,
             parts.keyspaces,
             parts.folder.path().to_owned(),
             parts.options.faults.clone(),
-            parts.wal.room(),
+            room.clone(),
         );
         let writer = Writer {
             staged: Staged::default(),
@@ -108,6 +110,7 @@ impl Store {
         };
         let store = Store(Arc::new(Inner {
             tables: tables.map_err(write_failed)?,
+            room,
             live: Mutex::default(),
             writer: Mutex::new(writer),
             reclaimable: Condvar::new(),
@@ -291,14 +294,14 @@ impl Store {
     /// Bytes on disk.
     pub fn size(&self) -> u64 {
         let tables: u64 = self.keyspaces().iter().map(Keyspace::disk_space).sum();
-        tables + self.writer().wal.disk_space().0
+        tables + self.0.room.disk_space().0
     }
 
-    /// What the store counts about itself: names in snake case, with the unit where it is not a number of things.
+    /// What the store counts about itself, without waiting for who writes: names in snake case, with the unit where it is not a number of things.
     pub fn figures(&self) -> Vec<(String, u64)> {
         let mut list = self.0.figures.list();
         let database = self.0.tables.database();
-        let (journal_bytes, journals) = self.writer().wal.disk_space();
+        let (journal_bytes, journals) = self.0.room.disk_space();
         list.extend([
             ("journal_bytes".to_owned(), journal_bytes),
             ("journals".to_owned(), journals),

@@ -73,6 +73,11 @@ impl Room {
         }
     }
 
+    /// Bytes of all segments, and how many there are.
+    pub(crate) fn disk_space(&self) -> (u64, u64) {
+        self.0.disk_space()
+    }
+
     /// Nothing in front of this block is needed any more.
     pub(crate) fn release(&self, block: u64) -> io::Result<()> {
         self.0.release(block)
@@ -178,11 +183,6 @@ impl Wal {
     /// Whether [`Room::prepare`] should be called; says so once.
     pub(crate) fn wants_segment(&mut self) -> bool {
         std::mem::take(&mut self.wants_segment)
-    }
-
-    /// Bytes of its segments, and how many there are.
-    pub(crate) fn disk_space(&self) -> (u64, u64) {
-        self.segments.disk_space()
     }
 
     /// Removes its files: all it held is in tables, and nothing more is written.

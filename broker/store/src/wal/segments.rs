@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -37,6 +38,8 @@ pub(super) struct Segments {
     folder: PathBuf,
     /// Length of a segment, in blocks.
     pub(super) blocks: u64,
+    /// How many there are.
+    count: AtomicU64,
     ring: Mutex<Ring>,
 }
 
@@ -80,6 +83,7 @@ impl Segments {
         let segments = Segments {
             folder,
             blocks,
+            count: AtomicU64::new(ring.next - ring.oldest),
             ring: Mutex::new(ring),
         };
         if !is_there && segments.is_short() {
@@ -103,6 +107,7 @@ impl Segments {
         file.sync_all()?;
         sync_folder(&self.folder)?;
         ring.next = ring.next.max(number + 1);
+        self.note(&ring);
         Ok(Arc::new(file))
     }
 
@@ -142,6 +147,7 @@ impl Segments {
         let number = ring.next;
         ring.ready.push_back((number, Arc::new(file)));
         ring.next += 1;
+        self.note(&ring);
         Ok(())
     }
 
@@ -162,6 +168,7 @@ impl Segments {
             }
             ring.oldest += 1;
         }
+        self.note(&ring);
         if renewed.is_empty() {
             return Ok(());
         }
@@ -184,9 +191,12 @@ impl Segments {
 
     /// Bytes of all segments, and how many there are.
     pub(super) fn disk_space(&self) -> (u64, u64) {
-        let ring = self.ring();
-        let count = ring.next - ring.oldest;
+        let count = self.count.load(Ordering::Relaxed);
         (count * self.blocks * BLOCK as u64, count)
+    }
+
+    fn note(&self, ring: &Ring) {
+        self.count.store(ring.next - ring.oldest, Ordering::Relaxed);
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {

@@ -110,7 +110,7 @@ fn a_released_segment_is_written_again_and_what_was_in_it_is_not_read() {
         let (batches, end, behind) = read(folder.path(), from);
         assert_eq!((batches.len(), end.block, behind), (1, wal.end(), vec![]));
     }
-    let (bytes, count) = wal.disk_space();
+    let (bytes, count) = wal.room().disk_space();
     assert!(count <= 3, "{count} segments");
     assert_eq!(bytes, count * SHORT * BLOCK as u64);
     assert_eq!(segments::list(folder.path()).unwrap().len() as u64, count);
@@ -184,7 +184,7 @@ fn a_segment_that_is_made_ready_is_the_next_one() {
     assert!(wal.wants_segment(), "half of the segment is full");
     assert!(!wal.wants_segment(), "it says so once");
     wal.room().prepare().unwrap();
-    assert_eq!(wal.disk_space().1, 2);
+    assert_eq!(wal.room().disk_space().1, 2);
     append(&mut wal, 2, 0, &batch(2, 20_000));
     assert_eq!(read(folder.path(), Place::default()).0.len(), 2);
 }
@@ -203,5 +203,5 @@ fn what_a_crash_left_of_making_segments_is_cleared_up() {
     let wal = Wal::open(folder.path(), SHORT, SHORT, end, &[]).unwrap();
     assert_eq!(segments::list(folder.path()).unwrap(), [1, 2]);
     assert!(!folder.path().join("new").exists());
-    assert_eq!(wal.disk_space().1, 2);
+    assert_eq!(wal.room().disk_space().1, 2);
 }

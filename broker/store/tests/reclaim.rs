@@ -249,6 +249,7 @@ fn a_failure_while_rewriting_leaves_either_form_of_each_chunk() {
             let mut queues = Queues::fill(&store, 2, 40_000);
             queues.settle_but(&store, 0, 3);
             queues.settle_but(&store, 1, 10);
+            store.sync().unwrap();
             store.faults().fail(site, skip, ErrorKind::StorageFull);
             assert!(matches!(store.reclaim(), Err(StoreError::DiskFull)), "{site:?}");
             let told = store.apply(&[], true);
@@ -277,7 +278,8 @@ fn a_crash_after_rewriting_loses_no_message() {
     store.reclaim().unwrap();
     queues.settle(&store, 0, (0..10_000).step_by(8));
     let (log, dead) = (figure(&store, "log_bytes"), figure(&store, "dead_bytes"));
-    // A store whose write failed writes nothing more, not even when it closes.
+    // A store whose write failed writes nothing more, not even when it closes; settlements alone wait to be written.
+    store.sync().unwrap();
     store.faults().fail(Site::Write, 0, ErrorKind::Other);
     store.apply(&[], false).unwrap_err();
     drop(store);

@@ -47,6 +47,9 @@ pub(crate) struct Driver {
 struct Pending {
     commit: u64,
     effects: Vec<Effect>,
+    /// Whether somebody asked and is answered: what the answer tells is written, or a killed broker would come back to what
+    /// was before.
+    answers: bool,
     /// Given back when this is dropped.
     _permits: Vec<OwnedSemaphorePermit>,
 }
@@ -92,6 +95,7 @@ impl Driver {
             pending: VecDeque::from([Pending {
                 commit: 0,
                 effects,
+                answers: false,
                 _permits: Vec::new(),
             }]),
             submitted: 0,
@@ -113,7 +117,9 @@ impl Driver {
     }
 
     fn drive(&mut self) -> Ended {
-        self.release_durable();
+        if let Err(error) = self.release_durable() {
+            return Ended::StoreFailed(error);
+        }
         let mut arrived = VecDeque::new();
         let (mut wake, mut until) = (None, None);
         loop {
@@ -152,7 +158,7 @@ impl Driver {
         match mail {
             Mail::Durable { through } => {
                 self.durable = through;
-                self.release_durable();
+                self.release_durable()?;
             }
             Mail::StoreFailed(error) => return Err(error),
             Mail::Stop => self.stopping = true,
@@ -265,14 +271,17 @@ impl Driver {
             self.submit(records, sync)?;
         }
         if !effects.is_empty() || !permits.is_empty() {
+            let answers = effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Reply { .. }));
             self.pending.push_back(Pending {
                 commit: self.submitted,
                 effects,
+                answers,
                 _permits: permits,
             });
         }
-        self.release_durable();
-        Ok(())
+        self.release_durable()
     }
 
     /// Commits on this thread while there is nothing else to do, and on the commit thread when there is.
@@ -290,20 +299,28 @@ impl Driver {
         Ok(())
     }
 
-    fn release_durable(&mut self) {
+    fn release_durable(&mut self) -> Result<(), StoreError> {
         while self
             .pending
             .front()
             .is_some_and(|pending| pending.commit <= self.durable)
         {
-            let Some(Pending { effects, .. }) = self.pending.pop_front() else {
+            let Some(Pending { effects, answers, .. }) = self.pending.pop_front() else {
                 break;
             };
+            if answers {
+                match self.committer.write_out() {
+                    // The mail that says why is on its way, and ends this.
+                    Err(StoreError::Stopped(_)) => break,
+                    written => written?,
+                }
+            }
             for effect in effects {
                 self.perform(effect);
             }
         }
         self.outbox.send();
+        Ok(())
     }
 
     /// The one place where effects happen.

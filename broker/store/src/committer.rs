@@ -141,6 +141,15 @@ impl Committer {
         Ok(None)
     }
 
+    /// Writes what was made durable as promised and not written yet: settlements, of which nobody was told. From here on a
+    /// process that is killed does not forget them.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub fn write_out(&self) -> Result<(), StoreError> {
+        self.store.write_out()
+    }
+
     /// Writes what waits, syncs, and ends the thread.
     pub fn stop(self) {
         drop(self);

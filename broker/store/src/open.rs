@@ -15,8 +15,9 @@ use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::staged::{Keyspaces, Table};
 use crate::store::Store;
+use crate::tables::Destination;
 use crate::wal::{self, Behind, Place, Wal};
-use crate::{manifest, recovery, store, tables};
+use crate::{manifest, recovery, store};
 
 impl Store {
     /// Opens the folder, or makes it, and returns what `Broker::restore` needs.
@@ -49,16 +50,21 @@ fn open(mut folder: Folder, options: Options) -> Result<(Store, Restored), Troub
         empty_journals(&folder.fjall())?;
     }
     let (database, keyspaces) = database(&folder.fjall(), &options)?;
-    let begin = recovery::progress(&keyspaces)?.block;
-    let (end, stale) = replay(&folder, &keyspaces, marked)?;
+    let tables = Destination {
+        database,
+        keyspaces,
+        folder: folder.path().to_owned(),
+        faults: options.faults.clone(),
+    };
+    let begin = recovery::progress(&tables.keyspaces)?.block;
+    let (end, stale) = replay(&folder, &tables, marked)?;
     let wal = Wal::open(&folder.wal(), wal::SEGMENT, begin, end.block, &stale)?;
-    let recovered = recovery::recover(&keyspaces)?;
+    let recovered = recovery::recover(&tables.keyspaces)?;
     let restored = recovered.restored;
     let parts = store::Parts {
         folder,
         options,
-        database,
-        keyspaces,
+        tables,
         wal,
         mark,
         progress: recovered.progress,
@@ -69,8 +75,8 @@ fn open(mut folder: Folder, options: Options) -> Result<(Store, Restored), Troub
 }
 
 /// Brings to tables what the log holds and they do not. Returns where the log ends, and the blocks behind that.
-fn replay(folder: &Folder, keyspaces: &Keyspaces, marked: Marked) -> Result<(Place, Vec<u64>), Trouble> {
-    let progress = recovery::progress(keyspaces)?;
+fn replay(folder: &Folder, tables: &Destination, marked: Marked) -> Result<(Place, Vec<u64>), Trouble> {
+    let progress = recovery::progress(&tables.keyspaces)?;
     let from = Place {
         block: progress.block,
         sequence: progress.sequence,
@@ -81,9 +87,7 @@ fn replay(folder: &Folder, keyspaces: &Keyspaces, marked: Marked) -> Result<(Pla
         memtable.take(&mut changes);
     }
     let behind = inspect_end(&mut reader, marked)?;
-    for table in Table::ALL {
-        tables::write_tables(&keyspaces[table as usize], &memtable, table)?;
-    }
+    tables.flush(&memtable, || true)?;
     Ok((reader.at, behind.blocks))
 }
 

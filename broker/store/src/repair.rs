@@ -15,6 +15,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::error::{Damage, OpenError, StoreError, Trouble};
 use crate::examine::{Found, examine};
+use crate::faults::Faults;
 use crate::folder::{FORMAT_WITH_JOURNALS, Folder};
 use crate::journal::Rescued;
 use crate::mark::{Mark, Marked};
@@ -24,10 +25,11 @@ use crate::options::Options;
 use crate::salvage::note;
 use crate::staged::{Keyspaces, Table};
 use crate::store::Store;
+use crate::tables::Destination;
 use crate::values::Progress;
 use crate::verify::Report;
 use crate::wal::Place;
-use crate::{folder, journal, manifest, recovery, tables, wal};
+use crate::{folder, journal, manifest, recovery, wal};
 
 /// What was repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,7 +183,13 @@ impl Rescue {
             noted(continues, &mut damage).map_err(in_folder)?;
         }
         if !has_journals && !is_new {
-            batches_lost += replay(folder, &keyspaces, marked, &mut damage).map_err(in_folder)?;
+            let copy = Destination {
+                database: database.clone(),
+                keyspaces: keyspaces.clone(),
+                folder: scratch.0.clone(),
+                faults: Faults::default(),
+            };
+            batches_lost += replay(folder, &copy, marked, &mut damage).map_err(in_folder)?;
         }
         noted(recovery::recover(&keyspaces), &mut damage).map_err(in_folder)?;
         let mut found = examine(&keyspaces)?;
@@ -212,11 +220,11 @@ impl Rescue {
 /// Brings to the tables of a copy whatever batches the log holds, also behind damage. Returns how many are missing between.
 fn replay(
     folder: &Folder,
-    keyspaces: &Keyspaces,
+    copy: &Destination,
     marked: Marked,
     damage: &mut Vec<Damage>,
 ) -> Result<u64, Trouble> {
-    let mut reader = match recovery::progress(keyspaces) {
+    let mut reader = match recovery::progress(&copy.keyspaces) {
         Ok(Progress { block, sequence, .. }) => {
             wal::Reader::new(&folder.wal(), wal::SEGMENT, Place { block, sequence })
         }
@@ -249,9 +257,7 @@ fn replay(
             None => break,
         }
     }
-    for table in Table::ALL {
-        tables::write_tables(&keyspaces[table as usize], &memtable, table)?;
-    }
+    copy.flush(&memtable, || true)?;
     Ok(missing)
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, UserKey, UserValue};
+use fjall::{Keyspace, UserKey, UserValue};
 use pointsman_core::catalog::Digest;
 use pointsman_core::commit::IndexEntry;
 use pointsman_core::{Chunk, Lane, Offset, Position, QueueId, Record};
@@ -22,7 +22,7 @@ use crate::mark::{Mark, Marked};
 use crate::options::Options;
 use crate::reclaim::Reclaim;
 use crate::staged::{Keyspaces, Staged, Table};
-use crate::tables::Tables;
+use crate::tables::{Destination, Tables};
 use crate::values::{self, Header, Progress};
 use crate::wal::{Room, Wal};
 use crate::{keys, wal};
@@ -79,8 +79,7 @@ impl Chores {
 pub(crate) struct Parts {
     pub(crate) folder: Folder,
     pub(crate) options: Options,
-    pub(crate) database: Database,
-    pub(crate) keyspaces: Keyspaces,
+    pub(crate) tables: Destination,
     pub(crate) wal: Wal,
     pub(crate) mark: Mark,
     pub(crate) progress: Progress,
@@ -91,13 +90,7 @@ impl Store {
     /// Puts the parts together, and notes on disk that the store is in use.
     pub(crate) fn of(parts: Parts) -> Result<Store, StoreError> {
         let room = parts.wal.room();
-        let tables = Tables::start(
-            parts.database,
-            parts.keyspaces,
-            parts.folder.path().to_owned(),
-            parts.options.faults.clone(),
-            room.clone(),
-        );
+        let tables = Tables::start(parts.tables, room.clone());
         let writer = Writer {
             staged: Staged::default(),
             progress: parts.progress,
@@ -337,6 +330,14 @@ impl Store {
         if chores.remove {
             self.apply(&[], false)?;
         }
+        self.write_out()
+    }
+
+    /// Writes what was applied and not written yet.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub(crate) fn write_out(&self) -> Result<(), StoreError> {
         let mut writer = self.writer();
         writer.usable()?;
         let written = writer.wal.write_out().map_err(write_failed);

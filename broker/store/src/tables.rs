@@ -24,12 +24,15 @@ use crate::wal::Room;
 /// Most entries of memtables that a scan takes at once.
 const SCAN_ENTRIES: usize = 1_024;
 
-/// fjall merges runs of tables in the background. While as many wait in a keyspace, a flush waits too, because each read
-/// looks into all of them.
+/// fjall merges runs of tables in the background. While as many wait in a keyspace, a flush waits too: each read looks
+/// into all of them, and fjall 3.1 counts them in a byte when it writes down which there are.
 const RUNS_MAX: usize = 16;
 
 /// How often it is looked whether there are fewer.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// After so many looks fjall is told again to merge: it makes one step each time it is told, and not always this one.
+const LOOKS: u32 = 10;
 
 /// With less room than this, a write that failed failed for want of it, whatever fjall says.
 const ROOM: u64 = 32 * 1024 * 1024;
@@ -43,13 +46,17 @@ pub(crate) struct Tables {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a flush needs.
-pub(crate) struct Shared {
+/// Where memtables are flushed to.
+pub(crate) struct Destination {
     pub(crate) database: Database,
     pub(crate) keyspaces: Keyspaces,
     /// The data folder.
     pub(crate) folder: PathBuf,
     pub(crate) faults: Faults,
+}
+
+struct Shared {
+    to: Destination,
     memtables: Mutex<Memtables>,
     /// Told when something is sealed, is in tables, or ends.
     changed: Condvar,
@@ -85,18 +92,9 @@ impl Tables {
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub(crate) fn start(
-        database: Database,
-        keyspaces: Keyspaces,
-        folder: PathBuf,
-        faults: Faults,
-        room: Room,
-    ) -> std::io::Result<Tables> {
+    pub(crate) fn start(to: Destination, room: Room) -> std::io::Result<Tables> {
         let shared = Arc::new(Shared {
-            database,
-            keyspaces,
-            folder,
-            faults,
+            to,
             memtables: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -212,16 +210,16 @@ impl Tables {
     }
 
     pub(crate) fn keyspace(&self, table: Table) -> &Keyspace {
-        &self.shared.keyspaces[table as usize]
+        &self.shared.to.keyspaces[table as usize]
     }
 
     /// What is in tables alone.
     pub(crate) fn keyspaces(&self) -> &Keyspaces {
-        &self.shared.keyspaces
+        &self.shared.to.keyspaces
     }
 
     pub(crate) fn database(&self) -> &Database {
-        &self.shared.database
+        &self.shared.to.database
     }
 }
 
@@ -250,7 +248,8 @@ impl Shared {
                 }
             };
             let flushed = self
-                .flush(&sealed.memtable)
+                .to
+                .flush(&sealed.memtable, || !self.memtables().stopping)
                 .and_then(|()| room.release(sealed.block).map_err(write_failed));
             let mut memtables = self.memtables();
             match flushed {
@@ -281,50 +280,6 @@ impl Shared {
             return Some(Task::Prepare);
         }
         memtables.sealed.clone().map(Task::Flush)
-    }
-
-    /// Writes a memtable to tables, those of the state last.
-    fn flush(&self, memtable: &Memtable) -> Result<(), StoreError> {
-        const ORDER: [Table; Table::ALL.len()] = [
-            Table::Log,
-            Table::Index,
-            Table::Ack,
-            Table::Due,
-            Table::Meta,
-            Table::State,
-        ];
-        for table in ORDER {
-            self.faults.visit(Site::Flush).map_err(write_failed)?;
-            self.wait_for_merges(table)?;
-            write_tables(&self.keyspaces[table as usize], memtable, table)
-                .map_err(|error| self.explain(error))?;
-        }
-        Ok(())
-    }
-
-    /// Waits until fjall has merged enough of a keyspace's tables.
-    fn wait_for_merges(&self, table: Table) -> Result<(), StoreError> {
-        loop {
-            // Says so if the thread that merges ended with an error.
-            let alive = self.database.persist(PersistMode::Buffer);
-            alive.map_err(|error| self.explain(error))?;
-            let runs = self.keyspaces[table as usize].tree.l0_run_count();
-            if runs < RUNS_MAX || self.memtables().stopping {
-                return Ok(());
-            }
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    /// fjall does not say why a write of its own in the background failed, after which it takes nothing more. A disk
-    /// without room for a table says it.
-    fn explain(&self, error: fjall::Error) -> StoreError {
-        match error {
-            fjall::Error::Poisoned if folder::free_space(&self.folder).is_ok_and(|free| free < ROOM) => {
-                StoreError::DiskFull
-            }
-            other => write_failed(other),
-        }
     }
 
     /// Keys of a range in memtables with their last values, in order, as many as are taken at once.
@@ -383,8 +338,61 @@ fn entries_at_once(max: usize) -> usize {
     max.clamp(1, SCAN_ENTRIES)
 }
 
+impl Destination {
+    /// Writes a memtable to tables, those of the state last. Where too many wait to be merged, it waits for that as long as
+    /// `may_wait` says so.
+    ///
+    /// # Errors
+    /// When a write fails. Some keyspaces may have their tables then.
+    pub(crate) fn flush(&self, memtable: &Memtable, may_wait: impl Fn() -> bool) -> Result<(), StoreError> {
+        const ORDER: [Table; Table::ALL.len()] = [
+            Table::Log,
+            Table::Index,
+            Table::Ack,
+            Table::Due,
+            Table::Meta,
+            Table::State,
+        ];
+        for table in ORDER {
+            self.faults.visit(Site::Flush).map_err(write_failed)?;
+            let keyspace = &self.keyspaces[table as usize];
+            self.wait_for_merges(keyspace, &may_wait)
+                .and_then(|()| write_tables(keyspace, memtable, table))
+                .map_err(|error| self.explain(error))?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_merges(&self, keyspace: &Keyspace, may_wait: impl Fn() -> bool) -> fjall::Result<()> {
+        for look in 1.. {
+            // Says so if the thread that merges ended with an error.
+            self.database.persist(PersistMode::Buffer)?;
+            if keyspace.tree.l0_run_count() < RUNS_MAX || !may_wait() {
+                break;
+            }
+            if look % LOOKS == 0 {
+                // An ingestion of nothing tells it.
+                keyspace.start_ingestion()?.finish()?;
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// fjall does not say why a write of its own in the background failed, after which it takes nothing more. A disk
+    /// without room for a table says it.
+    fn explain(&self, error: fjall::Error) -> StoreError {
+        match error {
+            fjall::Error::Poisoned if folder::free_space(&self.folder).is_ok_and(|free| free < ROOM) => {
+                StoreError::DiskFull
+            }
+            other => write_failed(other),
+        }
+    }
+}
+
 /// Writes a keyspace's part of a memtable to tables that go in front of all others; all of it is there then, or nothing.
-pub(crate) fn write_tables(keyspace: &Keyspace, memtable: &Memtable, table: Table) -> fjall::Result<()> {
+fn write_tables(keyspace: &Keyspace, memtable: &Memtable, table: Table) -> fjall::Result<()> {
     let mut changes = memtable.table(table).peekable();
     if changes.peek().is_none() {
         return Ok(());

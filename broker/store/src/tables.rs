@@ -406,3 +406,49 @@ fn write_tables(keyspace: &Keyspace, memtable: &Memtable, table: Table) -> fjall
     }
     tables.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use fjall::KeyspaceCreateOptions;
+
+    use super::*;
+    use crate::staged::Change;
+
+    #[test]
+    fn a_flush_waits_while_too_many_tables_are_not_merged() {
+        let folder = tempfile::tempdir().unwrap();
+        // Nobody merges.
+        let database = Database::builder(folder.path())
+            .worker_threads_unchecked(0)
+            .open()
+            .unwrap();
+        let open = |table: Table| database.keyspace(table.name(), KeyspaceCreateOptions::default);
+        let to = Destination {
+            keyspaces: Table::ALL.map(|table| open(table).unwrap()),
+            database: database.clone(),
+            folder: folder.path().to_owned(),
+            faults: Faults::default(),
+        };
+        let waited = Cell::new(0);
+        for n in 0..RUNS_MAX + 2 {
+            let mut changes = Changes::default();
+            changes[Table::Log as usize].push(Change::put("key".into(), "value".into()));
+            let mut memtable = Memtable::default();
+            memtable.take(&mut changes);
+            waited.set(0);
+            to.flush(&memtable, || {
+                waited.set(waited.get() + 1);
+                waited.get() < 15
+            })
+            .unwrap();
+            let expected = if n < RUNS_MAX { 0 } else { 15 };
+            assert_eq!(waited.get(), expected, "with {n} runs");
+        }
+        assert_eq!(
+            to.keyspaces[Table::Log as usize].tree.l0_run_count(),
+            RUNS_MAX + 2
+        );
+    }
+}

@@ -243,19 +243,3 @@ fn the_log_is_as_long_as_what_is_not_in_tables_and_no_longer() {
     assert!(segments <= 3, "{segments} segments");
     assert_eq!(figure(&store, "journal_bytes"), segments * 16 * 1024 * 1024);
 }
-
-/// fjall counts runs of tables in a byte, and each opening adds one of each keyspace that the log has something for.
-#[test]
-fn however_often_a_store_is_opened_after_a_crash_it_opens_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut left = Left::new();
-    for base in (0..600).step_by(2) {
-        let store = open(dir.path());
-        store.apply(&[&publish(base)], true).unwrap();
-        left.insert(base, [true; 2]);
-        // A store whose write failed does nothing more, as if it were killed.
-        store.faults().fail(Site::Write, 0, ErrorKind::Other);
-        store.apply(&[], false).unwrap_err();
-    }
-    check(&open(dir.path()), &left, 1_000);
-}

@@ -35,7 +35,7 @@ pub const CHUNK_MESSAGES_MAX: u32 = 65_535;
 /// Runs of index entries a queue keeps in memory at its head and at its tail, each.
 pub const QUEUE_PAGE_RUNS: usize = 1_024;
 /// Bytes of chunks the core keeps in memory for delivery, over all queues.
-pub const CHUNK_CACHE_BYTES: usize = 32 * 1024 * 1024;
+pub const CHUNK_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of messages in transient queues, over all of them; publishes to them are refused beyond.
 pub const MEMORY_LANE_BYTES: usize = 512 * 1024 * 1024;
 /// Most deliveries one turn of a queue hands out before others have theirs; no less than a busy turn takes in, or a queue
@@ -50,7 +50,7 @@ pub const PUBLISHER_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
 /// Largest weight of a binding of a consistent-hash exchange.
 pub const HASH_WEIGHT_MAX: u32 = 10_000;
 /// Chunks a queue asks for ahead of the one it waits for.
-pub const CHUNKS_AHEAD: usize = 16;
+pub const CHUNKS_AHEAD: usize = 8;
 /// Runs of index entries a reader of a stream keeps in memory while it is behind, and retention at the head.
 pub const STREAM_PAGE_RUNS: usize = 128;
 /// Chunks a reader of a stream asks for ahead of the one it waits for; less than a queue does, as there may be many.

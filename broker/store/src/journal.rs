@@ -1,4 +1,4 @@
-//! A look at fjall's journals before fjall opens them, because opening cuts off what does not decode.
+//! A look at the journals of a store of format 1 before fjall opens them, because opening cuts off what does not decode.
 //!
 //! The format is fjall 3.1's (`src/journal/entry.rs`), which is pinned. A journal is a run of batches:
 //!

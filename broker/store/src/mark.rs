@@ -1,16 +1,14 @@
-//! The mark: how far the store was synced, kept outside of fjall.
+//! The mark: how far the store was synced, kept outside of the write-ahead log and of fjall.
 //!
-//! fjall replays its journal up to the first byte that does not decode and cuts off the rest, which is right for a torn
-//! end and silent about anything worse. The mark tells the two apart: it is written after each sync, so a store that
-//! comes back with less than its mark has lost something that was promised.
+//! A log ends in front of the first batch that is not whole, which is right for a torn end and silent about anything worse.
+//! The mark tells the two apart: it is written after each sync, so a store that comes back with less than its mark has lost
+//! something that was promised.
 //!
-//! What it finds: a journal that is gone, cut, or has a zeroed page or flipped bit in front of the mark, even where
-//! fjall would open. After a clean stop it also knows which journals there are, and that nothing follows the mark.
-//! What it cannot find: after power loss the mark itself may be some seconds old, as it is not synced on its own.
-//! Each batch therefore also says how far the store was synced when it was written, which the journal check
-//! counts in; only damage to the very last synced batches is then taken for a torn end. After a crash, an oldest
-//! journal that somebody removed is only found when the state was not in a table yet; otherwise a missing chunk
-//! is found when it is read.
+//! After a power loss the mark itself may be some seconds old, as it is not synced on its own. Each block of the log
+//! therefore also says how far the store was synced when it was written; only damage to the very last synced batches, with
+//! nothing left behind them, is then taken for a torn end.
+//!
+//! In format 1 it was fjall's journals that the mark was compared with, and after a clean stop it told which there were.
 //!
 //! The file is two slots of 4096 bytes, written in turn. A slot (big-endian):
 //!
@@ -18,9 +16,9 @@
 //! [u8; 8] "PTSMMARK"
 //! u64     generation; the valid slot with the higher one counts
 //! u64     sequence of the last synced batch
-//! u8      1 after a clean stop
-//! u64     number of the first journal, after a clean stop
-//! u64     number of the last journal, after a clean stop
+//! u8      1 after a clean stop of format 1, otherwise 0
+//! u64     number of the first journal, after a clean stop of format 1
+//! u64     number of the last journal, after a clean stop of format 1
 //! u64     XXH3 of the fields above
 //! ```
 
@@ -42,7 +40,7 @@ const SLOT_LEN: usize = 49;
 pub(crate) struct Marked {
     /// The last synced batch.
     pub(crate) sequence: u64,
-    /// The first and last journal, when the store was closed properly.
+    /// The first and last journal, when a store of format 1 was closed properly.
     pub(crate) journals: Option<(u64, u64)>,
 }
 

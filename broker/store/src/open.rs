@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use fjall::config::CompressionPolicy;
 use fjall::{CompressionType, Database, KeyspaceCreateOptions};
@@ -55,6 +56,7 @@ fn open(mut folder: Folder, options: Options) -> Result<(Store, Restored), Troub
         keyspaces,
         folder: folder.path().to_owned(),
         faults: options.faults.clone(),
+        flushed_bytes: AtomicU64::new(0),
     };
     let begin = recovery::progress(&tables.keyspaces)?.block;
     let (end, stale) = replay(&folder, &tables, marked)?;

@@ -37,8 +37,8 @@ const STEP_LOOKS: usize = 4_096;
 /// many times the slack is worth a compaction beside it.
 const BUSY_SLACKS: u64 = 4;
 
-/// Most bytes of tables that are compacted while much is written: fjall's one thread flushes nothing of the log until
-/// the compaction is over, so that it must not take longer than memtables have room for.
+/// Most bytes of tables that are compacted while much is written: fjall's one thread merges nothing of the log until the
+/// compaction is over, so that it must not take longer than flushes may go on without that.
 const BUSY_TABLES_MAX: u64 = 1024 * 1024 * 1024;
 
 impl Options {
@@ -47,7 +47,7 @@ impl Options {
         (live as f64 * (self.space_amplification - 1.0) / 2.0) as u64 + self.reclaim_slack_bytes / 2
     }
 
-    /// Most bytes of tables and journals for so many live ones.
+    /// Most bytes of tables for so many live ones.
     fn disk_allowed(&self, live: u64, slacks: u64) -> u64 {
         (live as f64 * self.space_amplification) as u64 + self.reclaim_slack_bytes * slacks
     }

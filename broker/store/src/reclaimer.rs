@@ -17,9 +17,9 @@ const REST: u32 = 4;
 /// How long it watches what is written before it decides whether to compact.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A broker that writes no more than this in [`LOOK`], in bytes, has time to flush and compact: each holds commits up for
-/// some syncs, which steady traffic would notice.
-const QUIET_BYTES: u64 = 512 * 1024;
+/// A broker that writes no more than this to its log in [`LOOK`], in bytes, has time to compact: commits have the disk to
+/// share with it then, but wait for nothing else.
+const QUIET_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How long it waits after compacting failed.
 const RETRY: Duration = Duration::from_secs(60);
@@ -135,7 +135,7 @@ impl Worker {
     }
 
     /// Compacts the log if that gives enough back. What is in memory goes to tables first, so that its deletions take
-    /// part, and so that fjall lets go of its older journals.
+    /// part.
     fn tidy(&self) -> Result<(), StoreError> {
         let removed = std::mem::take(&mut self.store.writer().reclaim.removed_bytes);
         let written = self.store.0.figures.written_bytes();

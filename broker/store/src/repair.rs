@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fjall::Database;
@@ -188,6 +189,7 @@ impl Rescue {
                 keyspaces: keyspaces.clone(),
                 folder: scratch.0.clone(),
                 faults: Faults::default(),
+                flushed_bytes: AtomicU64::new(0),
             };
             batches_lost += replay(folder, &copy, marked, &mut damage).map_err(in_folder)?;
         }

@@ -298,6 +298,7 @@ impl Store {
         list.extend([
             ("journal_bytes".to_owned(), journal_bytes),
             ("journals".to_owned(), journals),
+            ("flushed_bytes".to_owned(), self.0.tables.flushed_bytes()),
             ("cache_bytes".to_owned(), database.cache_size()),
             ("compactions".to_owned(), database.compactions_completed() as u64),
             (

@@ -7,6 +7,7 @@
 
 use std::ops::Bound;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub(crate) struct Destination {
     /// The data folder.
     pub(crate) folder: PathBuf,
     pub(crate) faults: Faults,
+    /// Bytes of keys and values written to tables so far.
+    pub(crate) flushed_bytes: AtomicU64,
 }
 
 struct Shared {
@@ -201,6 +204,11 @@ impl Tables {
     /// When a flush failed, now or before.
     pub(crate) fn wait(&self) -> Result<(), StoreError> {
         self.shared.flushed().map(drop)
+    }
+
+    /// Bytes of keys and values that went to tables since the start.
+    pub(crate) fn flushed_bytes(&self) -> u64 {
+        self.shared.to.flushed_bytes.load(Ordering::Relaxed)
     }
 
     /// # Errors
@@ -358,6 +366,7 @@ impl Destination {
             let keyspace = &self.keyspaces[table as usize];
             self.wait_for_merges(keyspace, &may_wait)
                 .and_then(|()| write_tables(keyspace, memtable, table))
+                .map(|bytes| self.flushed_bytes.fetch_add(bytes, Ordering::Relaxed))
                 .map_err(|error| self.explain(error))?;
         }
         Ok(())
@@ -392,19 +401,23 @@ impl Destination {
 }
 
 /// Writes a keyspace's part of a memtable to tables that go in front of all others; all of it is there then, or nothing.
-fn write_tables(keyspace: &Keyspace, memtable: &Memtable, table: Table) -> fjall::Result<()> {
+/// Returns how many bytes it was.
+fn write_tables(keyspace: &Keyspace, memtable: &Memtable, table: Table) -> fjall::Result<u64> {
     let mut changes = memtable.table(table).peekable();
     if changes.peek().is_none() {
-        return Ok(());
+        return Ok(0);
     }
     let mut tables = keyspace.start_ingestion()?;
+    let mut bytes = 0;
     for (key, value) in changes {
+        bytes += key.len() + value.map_or(0, |value| value.len());
         match value {
             Some(value) => tables.write(key.clone(), value.clone())?,
             None => tables.write_tombstone(key.clone())?,
         }
     }
-    tables.finish()
+    tables.finish()?;
+    Ok(bytes as u64)
 }
 
 #[cfg(test)]
@@ -430,6 +443,7 @@ mod tests {
             database: database.clone(),
             folder: folder.path().to_owned(),
             faults: Faults::default(),
+            flushed_bytes: AtomicU64::new(0),
         };
         let waited = Cell::new(0);
         for n in 0..RUNS_MAX + 2 {

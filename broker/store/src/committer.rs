@@ -121,7 +121,8 @@ impl Committer {
     }
 
     /// Makes a commit durable on the caller's thread, which saves waking two others: for one that is small while nothing
-    /// that was submitted is on its way. Returns it otherwise, and when it may be synced later.
+    /// that was submitted is on its way. Returns it otherwise, when it may be synced later, and when the store failed at
+    /// something else: submitting it then brings the word of that.
     ///
     /// # Errors
     /// As [`Store::apply`].
@@ -134,7 +135,10 @@ impl Committer {
         if !is_now || weight(&records) > HERE_BYTES {
             return Ok(Some(records));
         }
-        self.store.apply(&[&records], sync.is_some())?;
+        match self.store.apply(&[&records], sync.is_some()) {
+            Err(StoreError::Stopped(_)) => return Ok(Some(records)),
+            applied => applied?,
+        }
         if self.store.chores().are_there() && !std::mem::replace(&mut self.queue.lock().chores, true) {
             self.queue.arrived.notify_one();
         }

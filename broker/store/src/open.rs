@@ -121,8 +121,12 @@ pub(crate) fn empty_journals(fjall: &Path) -> io::Result<()> {
 /// Makes a store of format 1 one of this format: looks at fjall's journals, and has all they hold moved to tables.
 fn upgrade(folder: &mut Folder, marked: Marked, options: &Options) -> Result<(), Trouble> {
     let journals = look(folder, marked)?;
-    let (_database, keyspaces) = database(&folder.fjall(), options)?;
+    let (database, keyspaces) = database(&folder.fjall(), options)?;
     compare(&keyspaces, &journals, marked)?;
+    // fjall waits for ever for a table that there is no room for.
+    if folder::free_space(folder.path())? < database.journal_disk_space()? {
+        return Err(io::Error::from(io::ErrorKind::StorageFull).into());
+    }
     for keyspace in &keyspaces {
         keyspace.rotate_memtable_and_wait()?;
     }

@@ -119,10 +119,8 @@ impl Store {
         let mut writer = self.writer();
         let writer = &mut *writer;
         writer.usable()?;
-        self.write_sparse(writer, chunks).inspect_err(|error| {
-            writer.fail(error);
-            writer.reclaim.failed = Some(error.clone());
-        })
+        self.write_sparse(writer, chunks)
+            .inspect_err(|error| writer.fail_untold(error))
     }
 
     fn write_sparse(&self, writer: &mut Writer, chunks: &[Arc<Chunk>]) -> Result<(), StoreError> {
@@ -193,7 +191,8 @@ impl Store {
         }
         let mut writer = self.writer();
         writer.usable()?;
-        self.seal(&mut writer).inspect_err(|error| writer.fail(error))
+        self.seal(&mut writer)
+            .inspect_err(|error| writer.fail_untold(error))
     }
 }
 

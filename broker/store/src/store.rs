@@ -268,7 +268,7 @@ impl Store {
         writer.usable()?;
         self.seal(writer)
             .and_then(|()| self.0.tables.wait())
-            .inspect_err(|error| writer.fail(error))
+            .inspect_err(|error| writer.fail_untold(error))
     }
 
     /// Where faults are injected into this store.
@@ -504,6 +504,12 @@ impl Writer {
             // Of the same length.
             staged.value = Some(self.progress.encode());
         }
+    }
+
+    /// As [`Writer::fail`], for what nobody hears of who commits: the next one does.
+    pub(crate) fn fail_untold(&mut self, error: &StoreError) {
+        self.fail(error);
+        self.reclaim.failed = Some(error.clone());
     }
 
     /// Nothing is written any more.

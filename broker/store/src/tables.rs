@@ -6,6 +6,7 @@
 //! already what the log will bring again.
 
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -255,10 +256,14 @@ impl Shared {
                     continue;
                 }
             };
-            let flushed = self
-                .to
-                .flush(&sealed.memtable, || !self.memtables().stopping)
-                .and_then(|()| room.release(sealed.block).map_err(write_failed));
+            // A panic must not leave writers waiting for ever.
+            let flushed = catch_unwind(AssertUnwindSafe(|| {
+                self.to
+                    .flush(&sealed.memtable, || !self.memtables().stopping)
+                    .and_then(|()| room.release(sealed.block).map_err(write_failed))
+            }));
+            let flushed = flushed
+                .unwrap_or_else(|_| Err(StoreError::Write("the thread that flushes panicked".to_owned())));
             let mut memtables = self.memtables();
             match flushed {
                 Ok(()) => memtables.sealed = None,

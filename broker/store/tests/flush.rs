@@ -209,6 +209,8 @@ fn a_flush_that_fails_between_any_two_keyspaces_loses_and_brings_back_nothing() 
         }
         store.faults().fail(Site::Flush, skip, ErrorKind::StorageFull);
         assert!(matches!(store.flush(), Err(StoreError::DiskFull)));
+        // Who commits next is told why.
+        assert!(matches!(store.apply(&[], true), Err(StoreError::DiskFull)));
         assert!(matches!(store.apply(&[], true), Err(StoreError::Stopped(_))));
         check(&store, &left, 1_000);
         drop(store);

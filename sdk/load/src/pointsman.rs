@@ -16,6 +16,10 @@ use crate::{Arrivals, BINDINGS, Broker, Consumer, Error, Outgoing, Publisher, Sc
 /// Most deliveries that are taken in at once.
 const RECEIVE_MAX: usize = 512;
 
+/// Most messages that are published as one. A batch is confirmed as a whole, so one that fills the window lets nothing be
+/// on its way while its confirm comes back.
+const BATCH_MAX: usize = 64;
+
 /// A Pointsman broker, its queues and exchange named by a prefix.
 pub struct Pointsman {
     builder: ClientBuilder,
@@ -216,19 +220,19 @@ pub struct PointsmanPublisher {
 
 impl Publisher for PointsmanPublisher {
     async fn send(&mut self, messages: Vec<Outgoing>) -> Result<(), Error> {
-        let numbers = self.sent..self.sent + messages.len() as u64;
-        self.sent = numbers.end;
         let (key, persistent) = (self.key, self.persistent);
-        let message = |outgoing: Outgoing| {
+        let mut messages = messages.into_iter().map(|outgoing| {
             Message::new(outgoing.body)
                 .key(key.unwrap_or(outgoing.key))
                 .persistent(persistent)
-        };
-        let batch = self
-            .publisher
-            .publish_all(messages.into_iter().map(message))
-            .await?;
-        self.batches.push_back((numbers, batch));
+        });
+        while messages.len() > 0 {
+            let first = self.sent;
+            self.sent += messages.len().min(BATCH_MAX) as u64;
+            let batch = messages.by_ref().take(BATCH_MAX);
+            let batch = self.publisher.publish_all(batch).await?;
+            self.batches.push_back((first..self.sent, batch));
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_core::Stream;
@@ -13,12 +14,16 @@ use pointsman_protocol::frame::Kind;
 use pointsman_protocol::limits;
 use quinn::SendStream;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::link::Link;
 use crate::reconnect::{Backoff, Links};
 use crate::settle::{CreditAccount, Settlements};
 use crate::wire::{self, FrameReader};
 use crate::{Client, Delivery, Error, lock};
+
+/// How long an acknowledgement may wait for others: nobody waits for it, and a packet costs both sides more than it does.
+const ACK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Settings of a consumer. See [`Client::consumer`].
 pub struct ConsumerBuilder {
@@ -105,6 +110,7 @@ impl ConsumerBuilder {
                 next_offset: opened.offset,
                 arrived: VecDeque::new(),
                 settlements: Settlements::default(),
+                flush: false,
                 credit: CreditAccount::new(self.prefetch, self.prefetch_bytes),
                 writing: false,
                 waiting: None,
@@ -166,14 +172,16 @@ impl Consumer {
         loop {
             let flushed = self.shared.flushed.notified();
             {
-                let state = lock(&self.shared.state);
+                let mut state = lock(&self.shared.state);
                 if let Some(Some(error)) = &state.ended {
                     return Err(error.clone());
                 }
                 if state.settlements.is_empty() && !state.writing {
                     return Ok(());
                 }
+                state.flush = true;
             }
+            self.shared.wake.notify_one();
             flushed.await;
         }
     }
@@ -251,6 +259,8 @@ struct ConsumerState {
     next_offset: Option<u64>,
     arrived: VecDeque<Delivery>,
     settlements: Settlements,
+    /// Somebody waits until they are written.
+    flush: bool,
     credit: CreditAccount,
     /// The task has taken settlements and not yet written them.
     writing: bool,
@@ -260,6 +270,14 @@ struct ConsumerState {
     abandoned: bool,
     /// Set when the consumer has ended: with the error until that is handed out.
     ended: Option<Option<Error>>,
+}
+
+impl ConsumerState {
+    /// Whether somebody waits for what is not written: the broker for credit, others for what is given back, or whoever
+    /// flushes.
+    fn is_urgent(&self) -> bool {
+        self.flush || self.settlements.gives_back() || self.credit.is_due(self.waiting.is_some())
+    }
 }
 
 impl Shared {
@@ -275,8 +293,9 @@ impl Shared {
         let first = state.settlements.is_empty();
         state.settlements.push(tag, how);
         state.credit.came_back(bytes);
+        let wakes = first || state.is_urgent();
         drop(state);
-        if first {
+        if wakes {
             self.wake.notify_one();
         }
     }
@@ -347,12 +366,11 @@ impl Shared {
     async fn write(&self, send: &mut SendStream) -> Error {
         let mut out = BytesMut::new();
         loop {
+            self.gather().await;
             self.take_unwritten(&mut out);
-            if out.is_empty() {
-                self.wake.notified().await;
-                continue;
-            }
-            if let Err(error) = send.write_chunk(out.split().freeze()).await {
+            if !out.is_empty()
+                && let Err(error) = send.write_chunk(out.split().freeze()).await
+            {
                 return error.into();
             }
             lock(&self.state).writing = false;
@@ -360,8 +378,32 @@ impl Shared {
         }
     }
 
+    /// Waits until there is something to write that is urgent, or that has waited long enough for more.
+    async fn gather(&self) {
+        let mut until = None;
+        loop {
+            let woken = self.wake.notified();
+            let (urgent, acks) = {
+                let state = lock(&self.state);
+                (state.is_urgent(), !state.settlements.is_empty())
+            };
+            if urgent {
+                return;
+            }
+            if !acks {
+                woken.await;
+                continue;
+            }
+            let until = *until.get_or_insert_with(|| Instant::now() + ACK_PAUSE);
+            if tokio::time::timeout_at(until, woken).await.is_err() {
+                return;
+            }
+        }
+    }
+
     fn take_unwritten(&self, out: &mut BytesMut) {
         let mut state = lock(&self.state);
+        state.flush = false;
         state.settlements.write(out);
         state.writing = !out.is_empty();
         if state.credit.is_due(state.waiting.is_some()) {
@@ -409,6 +451,7 @@ impl Shared {
         let mut state = lock(&self.state);
         state.generation += 1;
         state.settlements.clear();
+        state.flush = false;
         state.credit.reset();
         state.writing = false;
         let stale = std::mem::take(&mut state.arrived);

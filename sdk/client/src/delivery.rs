@@ -13,8 +13,9 @@ use crate::consumer::Shared;
 
 /// A message that was delivered and wants to be settled: `ack`, `nack` or `reject`.
 ///
-/// Settling is cheap and does not wait; settlements are written together in the background. A delivery that is
-/// dropped unsettled stays with this consumer: it uses up prefetch, and comes again when the consumer is closed or the
+/// Settling is cheap and does not wait; settlements are written together in the background. An acknowledgement that makes
+/// room for no delivery waits up to 5 ms for others, unless [`Consumer::flush`](crate::Consumer::flush) is called, and is
+/// forgotten by a program that is killed meanwhile: its message comes again. A delivery that is dropped unsettled stays with this consumer: it uses up prefetch, and comes again when the consumer is closed or the
 /// connection is lost. After that, settling it does nothing.
 pub struct Delivery {
     frame: Frame,

@@ -16,6 +16,7 @@ struct Run {
 #[derive(Debug, Default)]
 pub(crate) struct Settlements {
     runs: Vec<Run>,
+    gives_back: bool,
 }
 
 impl Settlements {
@@ -23,8 +24,14 @@ impl Settlements {
         self.runs.is_empty()
     }
 
+    /// Whether one of them is not an acknowledgement: somebody else may wait for the message.
+    pub(crate) fn gives_back(&self) -> bool {
+        self.gives_back
+    }
+
     /// Takes one in; the usual case, the tag after the last, makes the last run longer.
     pub(crate) fn push(&mut self, tag: u64, how: Settlement) {
+        self.gives_back |= how != Settlement::Ack;
         match self.runs.last_mut() {
             Some(run) if run.how == how && run.follows_on(tag) => run.count += 1,
             _ => self.runs.push(Run {
@@ -37,6 +44,7 @@ impl Settlements {
 
     /// Appends the frames of all of them, in the order of their tags, and forgets them.
     pub(crate) fn write(&mut self, out: &mut BytesMut) {
+        self.gives_back = false;
         self.runs.sort_unstable_by_key(|run| run.first);
         let mut runs = self.runs.drain(..);
         let Some(mut current) = runs.next() else { return };
@@ -52,6 +60,7 @@ impl Settlements {
     }
 
     pub(crate) fn clear(&mut self) {
+        self.gives_back = false;
         self.runs.clear();
     }
 }
@@ -176,6 +185,18 @@ mod tests {
         );
         assert!(settlements.is_empty());
         assert_eq!(written(&mut settlements), []);
+    }
+
+    #[test]
+    fn what_is_given_back_shows_until_it_is_written() {
+        let mut settlements = Settlements::default();
+        settlements.push(1, Settlement::Ack);
+        assert!(!settlements.gives_back());
+        settlements.push(2, Settlement::Reject);
+        settlements.push(3, Settlement::Ack);
+        assert!(settlements.gives_back());
+        written(&mut settlements);
+        assert!(!settlements.gives_back());
     }
 
     #[test]

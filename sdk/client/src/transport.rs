@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_protocol::ALPN;
-use pointsman_protocol::limits::UDP_PAYLOAD_MAX;
+use pointsman_protocol::limits::{PACKETS_AN_ACK, UDP_PAYLOAD_MAX};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    ConnectionError, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    AckFrequencyConfig, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -48,6 +48,8 @@ pub(crate) struct Target {
 pub(crate) fn transport_config() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(UDP_PAYLOAD_MAX);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(PACKETS_AN_ACK));
     let mut transport = TransportConfig::default();
     transport
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())
@@ -56,6 +58,7 @@ pub(crate) fn transport_config() -> TransportConfig {
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .send_window(SEND_WINDOW)
         .mtu_discovery_config(Some(mtu))
+        .ack_frequency_config(Some(acks))
         // The broker opens no streams and sends no datagrams.
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

@@ -436,6 +436,18 @@ async fn settlements_travel_as_ranges_and_credit_comes_back_in_halves() {
 }
 
 #[tokio::test]
+async fn an_acknowledgement_that_nobody_waits_for_travels_too() {
+    let fake = Fake::start();
+    let (client, peer) = fake.connected().await;
+    let (mut consumer, mut stream) = consumer(&client, &peer, 8).await;
+    deliver(&mut stream, 1, 0, b"").await;
+    consumer.recv().await.unwrap().unwrap().ack();
+    // The broker has credit left, and neither a flush nor another delivery comes.
+    let (first, settle, _) = stream.take::<Settle>(Kind::Settle).await;
+    assert_eq!((first, settle.count, settle.how), (1, 1, Settlement::Ack));
+}
+
+#[tokio::test]
 async fn a_consumer_without_acks_gives_credit_back_as_it_is_read() {
     let fake = Fake::start();
     let (client, peer) = fake.connected().await;

@@ -4,9 +4,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_protocol::limits::UDP_PAYLOAD_MAX;
+use pointsman_protocol::limits::{PACKETS_AN_ACK, UDP_PAYLOAD_MAX};
 use quinn::{
-    Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
+    TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
@@ -67,6 +68,8 @@ fn endpoint_config(secret: &[u8; 32]) -> std::io::Result<EndpointConfig> {
 fn transport() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(UDP_PAYLOAD_MAX);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(PACKETS_AN_ACK));
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(session::allowed_streams(session::FIRST_STREAMS))
@@ -76,6 +79,7 @@ fn transport() -> TransportConfig {
         .receive_window(VarInt::from_u32(CONNECTION_RECEIVE_WINDOW))
         .send_window(SEND_WINDOW)
         .mtu_discovery_config(Some(mtu))
+        .ack_frequency_config(Some(acks))
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok());
     transport
 }

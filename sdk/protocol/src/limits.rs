@@ -15,6 +15,9 @@ pub const KEY_MAX: usize = 255;
 /// Largest UDP payload either end takes, and tries to send once path MTU discovery finds that it passes (loopback, networks
 /// with jumbo frames), in bytes. Far fewer packets to encrypt; ten of them still fit one segmented send of the system.
 pub const UDP_PAYLOAD_MAX: u16 = 6_000;
+/// So many packets each side lets the other receive before it says so (draft-ietf-quic-ack-frequency); QUIC's own rule is
+/// every other one. What is sent anyway carries it sooner.
+pub const PACKETS_AN_ACK: u32 = 10;
 
 /// Most user headers of one message.
 pub const HEADERS_MAX: usize = 256;

@@ -41,7 +41,7 @@ pub(crate) fn rows(full: bool) -> Vec<Row> {
     };
     let mut rows = Vec::new();
     runtime.block_on(async {
-        rows.extend(queues(&up_to(&[1, 100, 10_000], &[100_000])).await);
+        rows.extend(queues(&up_to(&[1, 100, 1_000, 10_000], &[100_000])).await);
         rows.extend(bindings(&up_to(&[1, 1_000, 10_000], &[100_000])).await);
         rows.extend(connections(&up_to(&[1, 100, 1_000], &[10_000])).await);
         rows.extend(consumers(&up_to(&[1, 10, 100, 1_000], &[10_000])).await);

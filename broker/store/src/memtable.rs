@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
-use fjall::{UserKey, UserValue};
+use fjall::UserKey;
 
-use crate::staged::{Change, Changes, Table};
+use crate::staged::{Change, Changes, Table, Value};
 
 /// About what an entry takes beside its key and value, in bytes.
 const ENTRY_BYTES: usize = 96;
@@ -18,7 +18,7 @@ const ENTRY_BYTES: usize = 96;
 #[derive(Debug)]
 struct Last {
     /// `None` when the key was removed.
-    value: Option<UserValue>,
+    value: Option<Value>,
     /// Whether no table, and no memtable on its way to one, has the key.
     is_new: bool,
 }
@@ -57,7 +57,7 @@ impl Memtable {
     }
 
     /// The last value of a key: `None` when it is not here, `Some(None)` when it was removed.
-    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Option<Option<UserValue>> {
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Option<Option<Value>> {
         self.entries[table as usize]
             .get(key)
             .map(|last| last.value.clone())
@@ -68,13 +68,13 @@ impl Memtable {
         &self,
         table: Table,
         range: (Bound<&UserKey>, Bound<&UserKey>),
-    ) -> impl Iterator<Item = (&UserKey, Option<&UserValue>)> {
+    ) -> impl Iterator<Item = (&UserKey, Option<&Value>)> {
         let entries = self.entries[table as usize].range::<UserKey, _>(range);
         entries.map(|(key, last)| (key, last.value.as_ref()))
     }
 
     /// All of a table's keys and their last values, in order.
-    pub(crate) fn table(&self, table: Table) -> impl Iterator<Item = (&UserKey, Option<&UserValue>)> {
+    pub(crate) fn table(&self, table: Table) -> impl Iterator<Item = (&UserKey, Option<&Value>)> {
         self.range(table, (Bound::Unbounded, Bound::Unbounded))
     }
 
@@ -84,7 +84,7 @@ impl Memtable {
     }
 }
 
-fn weight(value: &Option<UserValue>, key_len: usize) -> usize {
+fn weight(value: &Option<Value>, key_len: usize) -> usize {
     ENTRY_BYTES + key_len + value.as_ref().map_or(0, |value| value.len())
 }
 
@@ -92,13 +92,17 @@ fn weight(value: &Option<UserValue>, key_len: usize) -> usize {
 mod tests {
     use super::*;
 
+    fn value_of(text: &str) -> Value {
+        fjall::UserValue::from(text).into()
+    }
+
     fn changes(list: &[(&str, Option<&str>, bool)]) -> Changes {
         let mut changes = Changes::default();
         changes[0] = list
             .iter()
             .map(|&(key, value, is_new)| Change {
                 key: key.into(),
-                value: value.map(UserValue::from),
+                value: value.map(value_of),
                 is_new,
             })
             .collect();
@@ -113,7 +117,7 @@ mod tests {
             ("old", Some("1"), false),
         ]));
         memtable.take(&mut changes(&[("new", Some("2"), false)]));
-        assert_eq!(memtable.get(Table::Log, b"new"), Some(Some("2".into())));
+        assert_eq!(memtable.get(Table::Log, b"new"), Some(Some(value_of("2"))));
         memtable.take(&mut changes(&[("new", None, false), ("old", None, false)]));
         assert_eq!(memtable.get(Table::Log, b"new"), None);
         assert_eq!(memtable.get(Table::Log, b"old"), Some(None));

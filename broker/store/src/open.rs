@@ -2,9 +2,11 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use fjall::config::CompressionPolicy;
+use fjall::compaction::Leveled;
+use fjall::config::{CompressionPolicy, FilterPolicy};
 use fjall::{CompressionType, Database, KeyspaceCreateOptions};
 use pointsman_core::Restored;
 
@@ -37,6 +39,10 @@ impl Store {
 /// Threads that flush and compact. With two or more, fjall's first one takes compactions only to queue them again, so
 /// it spins for as long as another compacts: more than a third of the broker's time under load on two cores.
 const BACKGROUND_THREADS: usize = 1;
+
+/// Runs of tables in a keyspace that are merged where that rewrites all of it: fewer merge more often, more make each read
+/// look into more.
+const MERGED_AT_RUNS: u8 = 8;
 
 fn open(mut folder: Folder, options: Options) -> Result<(Store, Restored), Trouble> {
     let (mark, marked) = Mark::open(folder.path())?.ok_or(Damage::MarkMissing)?;
@@ -207,7 +213,7 @@ pub(crate) fn database(path: &Path, options: &Options) -> fjall::Result<(Databas
         .journal_compression(CompressionType::None)
         .cache_size(options.cache_bytes)
         .open()?;
-    let open = |table: Table| database.keyspace(table.name(), keyspace_options);
+    let open = |table: Table| database.keyspace(table.name(), || keyspace_options(table));
     let keyspaces = [
         open(Table::Log)?,
         open(Table::Index)?,
@@ -220,7 +226,21 @@ pub(crate) fn database(path: &Path, options: &Options) -> fjall::Result<(Databas
 }
 
 /// Chunks come and go in the order of their keys and are mostly read whole, so that neither compression nor
-/// separating values from keys gains anything.
-fn keyspace_options() -> KeyspaceCreateOptions {
-    KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled())
+/// separating values from keys gains anything. What is only read in ranges needs no filters.
+fn keyspace_options(table: Table) -> KeyspaceCreateOptions {
+    let options =
+        KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled());
+    match table {
+        Table::Log | Table::Meta => options,
+        Table::State => options.compaction_strategy(Arc::new(few_merges())),
+        Table::Index | Table::Ack | Table::Due => options
+            .compaction_strategy(Arc::new(few_merges()))
+            .filter_policy(FilterPolicy::disabled()),
+    }
+}
+
+/// For keys of all queues, which lie all over: each merge of what flushes left rewrites the whole keyspace. A store that was
+/// made before keeps fjall's four.
+fn few_merges() -> Leveled {
+    Leveled::default().with_l0_threshold(MERGED_AT_RUNS)
 }

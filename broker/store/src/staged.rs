@@ -5,7 +5,9 @@
 //! and in any other order most of it is not.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 
+use bytes::Bytes;
 use fjall::{Keyspace, UserKey, UserValue};
 
 use crate::live::{ChunkId, Known};
@@ -46,22 +48,80 @@ impl Table {
     }
 }
 
+/// A value that is to be written or was read.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// As fjall has it: short ones take no memory of their own.
+    Table(UserValue),
+    /// Shared with the message that it is of.
+    Shared(Bytes),
+}
+
+impl Value {
+    /// As fjall takes it, which for a shared one is a copy.
+    pub(crate) fn for_table(&self) -> UserValue {
+        match self {
+            Value::Table(value) => value.clone(),
+            Value::Shared(bytes) => UserValue::new(bytes),
+        }
+    }
+
+    /// Its bytes, not copied.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self {
+            Value::Table(value) => Bytes::from_owner(value),
+            Value::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Deref for Value {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Value::Table(value) => value,
+            Value::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Value) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Value {}
+
+impl From<UserValue> for Value {
+    fn from(value: UserValue) -> Value {
+        Value::Table(value)
+    }
+}
+
+impl From<Bytes> for Value {
+    fn from(bytes: Bytes) -> Value {
+        Value::Shared(bytes)
+    }
+}
+
 /// One change of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) key: UserKey,
     /// `None` removes the key.
-    pub(crate) value: Option<UserValue>,
+    pub(crate) value: Option<Value>,
     /// Whether it is certain that the key was in no batch before, or was removed since: if it is removed while it is in the
     /// memtable, nothing of it goes to a table.
     pub(crate) is_new: bool,
 }
 
 impl Change {
-    pub(crate) fn put(key: UserKey, value: UserValue) -> Change {
+    pub(crate) fn put(key: UserKey, value: impl Into<Value>) -> Change {
         Change {
             key,
-            value: Some(value),
+            value: Some(value.into()),
             is_new: false,
         }
     }
@@ -89,12 +149,12 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    pub(crate) fn put(&mut self, table: Table, key: UserKey, value: UserValue) {
+    pub(crate) fn put(&mut self, table: Table, key: UserKey, value: impl Into<Value>) {
         self.changes[table as usize].push(Change::put(key, value));
     }
 
     /// As [`Staged::put`], for a key that is in no table and no memtable.
-    pub(crate) fn put_new(&mut self, table: Table, key: UserKey, value: UserValue) {
+    pub(crate) fn put_new(&mut self, table: Table, key: UserKey, value: impl Into<Value>) {
         let change = Change::put(key, value);
         self.changes[table as usize].push(Change {
             is_new: true,
@@ -144,7 +204,7 @@ mod tests {
 
     fn change(key: &str, value: Option<&str>) -> Change {
         Change {
-            value: value.map(UserValue::from),
+            value: value.map(|value| UserValue::from(value).into()),
             ..Change::remove(key.into())
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use fjall::{Keyspace, UserKey, UserValue};
+use fjall::{Keyspace, UserKey};
 use pointsman_core::catalog::Digest;
 use pointsman_core::commit::IndexEntry;
 use pointsman_core::{Chunk, Lane, Offset, Position, QueueId, Record};
@@ -21,7 +21,7 @@ use crate::live::Live;
 use crate::mark::{Mark, Marked};
 use crate::options::Options;
 use crate::reclaim::Reclaim;
-use crate::staged::{Keyspaces, Staged, Table};
+use crate::staged::{Keyspaces, Staged, Table, Value};
 use crate::tables::{Destination, Tables};
 use crate::values::{self, Header, Progress};
 use crate::wal::{Room, Wal};
@@ -206,21 +206,21 @@ impl Store {
         self.rest_of_chunk(lane, base, first).map(Some)
     }
 
-    fn first_part(&self, lane: Lane, base: Offset) -> Result<UserValue, StoreError> {
+    fn first_part(&self, lane: Lane, base: Offset) -> Result<Value, StoreError> {
         self.0.options.faults.visit(Site::Read).map_err(read_failed)?;
         let first = self.part(lane, base, 0);
         let first = first.and_then(|first| Ok(first.ok_or(Damage::ChunkMissing { lane, base })?));
         first.map_err(|error| self.unless_settled(lane, base, error))
     }
 
-    fn rest_of_chunk(&self, lane: Lane, base: Offset, first: UserValue) -> Result<Arc<Chunk>, StoreError> {
+    fn rest_of_chunk(&self, lane: Lane, base: Offset, first: Value) -> Result<Arc<Chunk>, StoreError> {
         let chunk = values::read_chunk(lane, base, first, |number| self.part(lane, base, number))
             .map_err(|error| self.unless_settled(lane, base, error))?;
         self.0.figures.chunks_read.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(chunk))
     }
 
-    fn part(&self, lane: Lane, base: Offset, number: u16) -> Result<Option<UserValue>, StoreError> {
+    fn part(&self, lane: Lane, base: Offset, number: u16) -> Result<Option<Value>, StoreError> {
         let value = self.get(Table::Log, &keys::chunk(lane, base, number));
         value.map_err(|error| match read_from(Table::Log, error) {
             StoreError::Damaged(_) => {
@@ -433,7 +433,7 @@ impl Store {
     }
 
     /// Reads a value that is in a table, or was written since.
-    pub(crate) fn get(&self, table: Table, key: &[u8]) -> fjall::Result<Option<UserValue>> {
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> fjall::Result<Option<Value>> {
         self.0.tables.get(table, key)
     }
 
@@ -443,7 +443,7 @@ impl Store {
         table: Table,
         range: (Bound<UserKey>, Bound<UserKey>),
         max: usize,
-    ) -> Result<Vec<(UserKey, UserValue)>, StoreError> {
+    ) -> Result<Vec<(UserKey, Value)>, StoreError> {
         self.0.tables.scan(table, range, max)
     }
 
@@ -502,7 +502,7 @@ impl Writer {
         self.progress.block = self.wal.end_with(&self.staged.changes);
         if let Some(staged) = self.staged.changes[Table::State as usize].last_mut() {
             // Of the same length.
-            staged.value = Some(self.progress.encode());
+            staged.value = Some(self.progress.encode().into());
         }
     }
 

@@ -13,13 +13,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fjall::{AbstractTree, Database, Keyspace, PersistMode, UserKey, UserValue};
+use fjall::{AbstractTree, Database, Keyspace, PersistMode, UserKey};
 
 use crate::error::StoreError;
 use crate::faults::{Faults, Site};
 use crate::folder;
 use crate::memtable::Memtable;
-use crate::staged::{Changes, Keyspaces, Table};
+use crate::staged::{Changes, Keyspaces, Table, Value};
 use crate::store::{read_from, write_failed};
 use crate::wal::Room;
 
@@ -113,14 +113,14 @@ impl Tables {
     }
 
     /// Reads a value.
-    pub(crate) fn get(&self, table: Table, key: &[u8]) -> fjall::Result<Option<UserValue>> {
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> fjall::Result<Option<Value>> {
         let memtables = self.shared.memtables();
         let sealed = || memtables.sealed.as_ref()?.memtable.get(table, key);
         if let Some(last) = memtables.active.get(table, key).or_else(sealed) {
             return Ok(last);
         }
         drop(memtables);
-        self.keyspace(table).get(key)
+        Ok(self.keyspace(table).get(key)?.map(Value::from))
     }
 
     /// Reads keys and values of a range in order, at most `max` of them.
@@ -132,7 +132,7 @@ impl Tables {
         table: Table,
         (mut from, to): KeyRange,
         max: usize,
-    ) -> Result<Vec<(UserKey, UserValue)>, StoreError> {
+    ) -> Result<Vec<(UserKey, Value)>, StoreError> {
         let mut found = Vec::new();
         loop {
             // First: what goes from a memtable to a table meanwhile is found in both rather than in neither.
@@ -148,7 +148,7 @@ impl Tables {
                 }
                 match newer.next_if(|(newer, _)| *newer == key) {
                     Some((key, value)) => found.extend(value.map(|value| (key, value))),
-                    None => found.push((key, value)),
+                    None => found.push((key, value.into())),
                 }
                 if found.len() >= max {
                     break;
@@ -301,7 +301,7 @@ impl Shared {
         table: Table,
         (from, to): (&Bound<UserKey>, &Bound<UserKey>),
         max: usize,
-    ) -> Vec<(UserKey, Option<UserValue>)> {
+    ) -> Vec<(UserKey, Option<Value>)> {
         let memtables = self.memtables();
         let range = (from.as_ref(), to.as_ref());
         let mut active = memtables.active.range(table, range).peekable();
@@ -417,7 +417,7 @@ fn write_tables(keyspace: &Keyspace, memtable: &Memtable, table: Table) -> fjall
     for (key, value) in changes {
         bytes += key.len() + value.map_or(0, |value| value.len());
         match value {
-            Some(value) => tables.write(key.clone(), value.clone())?,
+            Some(value) => tables.write(key.clone(), value.for_table())?,
             None => tables.write_tombstone(key.clone())?,
         }
     }
@@ -429,7 +429,7 @@ fn write_tables(keyspace: &Keyspace, memtable: &Memtable, table: Table) -> fjall
 mod tests {
     use std::cell::Cell;
 
-    use fjall::KeyspaceCreateOptions;
+    use fjall::{KeyspaceCreateOptions, UserValue};
 
     use super::*;
     use crate::staged::Change;
@@ -453,7 +453,7 @@ mod tests {
         let waited = Cell::new(0);
         for n in 0..RUNS_MAX + 2 {
             let mut changes = Changes::default();
-            changes[Table::Log as usize].push(Change::put("key".into(), "value".into()));
+            changes[Table::Log as usize].push(Change::put("key".into(), UserValue::from("value")));
             let mut memtable = Memtable::default();
             memtable.take(&mut changes);
             waited.set(0);

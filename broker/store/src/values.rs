@@ -16,7 +16,8 @@
 //! key as well, so that a chunk in another's place is noticed. All other values are small and guarded by fjall's own
 //! checksums; they are a version and postcard, or fixed fields where they are written often.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
+use byteview::ByteView;
 use fjall::UserValue;
 use pointsman_core::commit::{IndexEntry, QueueState, StreamState};
 use pointsman_core::{Chunk, Lane, Offset, Position, References};
@@ -25,6 +26,7 @@ use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Damage;
+use crate::staged::Value;
 
 const VERSION: u8 = 1;
 
@@ -98,7 +100,7 @@ pub(crate) fn chunk<'a>(
     chunk: &'a Chunk,
     references: &References,
     header: &'a mut Vec<u8>,
-) -> impl Iterator<Item = UserValue> + 'a {
+) -> impl Iterator<Item = Value> + 'a {
     header.clear();
     header.resize(FIXED, VERSION);
     references.encode(header);
@@ -111,15 +113,11 @@ pub(crate) fn chunk<'a>(
     (0..parts(chunk.len())).map(move |part| {
         let from = usize::from(part) * PART_BYTES;
         let to = (from + PART_BYTES).min(chunk.len());
-        if part > 0 {
-            return chunk.slice(from..to).into();
+        let records = chunk.slice(from..to);
+        match part {
+            0 => UserValue::from(ByteView::fused(header, &records)).into(),
+            _ => records.into(),
         }
-        let mut first = BytesMut::with_capacity(header.len() + to);
-        first.put_slice(header);
-        for records in chunk.pieces() {
-            first.put_slice(&records[..records.len().min(header.len() + to - first.len())]);
-        }
-        first.freeze().into()
     })
 }
 
@@ -127,18 +125,19 @@ pub(crate) fn chunk<'a>(
 ///
 /// # Errors
 /// [`Damage`] when anything differs from what was written, or what `part` failed with.
-pub(crate) fn read_chunk<E: From<Damage>>(
+pub(crate) fn read_chunk<V: Into<Value>, E: From<Damage>>(
     lane: Lane,
     base: Offset,
-    first: UserValue,
-    mut part: impl FnMut(u16) -> Result<Option<UserValue>, E>,
+    first: V,
+    mut part: impl FnMut(u16) -> Result<Option<V>, E>,
 ) -> Result<Chunk, E> {
     let damage = |what| Damage::Chunk { lane, base, what };
+    let first = first.into().into_bytes();
     let (header, records_at) = Header::decode(&first).ok_or(damage("header"))?;
-    let first = Bytes::from(first);
     let mut more = Vec::new();
     for number in 1..parts(header.len as usize) {
-        more.push(part(number)?.ok_or(damage("a part is missing"))?.into());
+        let part = part(number)?.ok_or(damage("a part is missing"))?;
+        more.push(part.into().into_bytes());
     }
     let records = first.slice(records_at..);
     if records.len() + more.iter().map(Bytes::len).sum::<usize>() != header.len as usize {
@@ -342,8 +341,9 @@ pub(crate) fn module(bytes: &[u8]) -> UserValue {
     [&[VERSION], bytes].concat().into()
 }
 
-pub(crate) fn read_module(value: UserValue) -> Option<Bytes> {
-    (value.first() == Some(&VERSION)).then(|| Bytes::from(value).slice(1..))
+pub(crate) fn read_module(value: impl Into<Value>) -> Option<Bytes> {
+    let bytes = value.into().into_bytes();
+    (bytes.first() == Some(&VERSION)).then(|| bytes.slice(1..))
 }
 
 fn fixed(numbers: &[u64]) -> UserValue {
@@ -473,7 +473,7 @@ mod tests {
         assert_eq!(module(b"wasm").as_ref(), b"\x01wasm");
     }
 
-    fn value_of(of: &Chunk, references: &References) -> UserValue {
+    fn value_of(of: &Chunk, references: &References) -> Value {
         chunk(of, references, &mut Vec::new()).next().unwrap()
     }
 
@@ -646,7 +646,7 @@ mod tests {
     #[test]
     fn a_chunk_with_any_byte_changed_or_in_anothers_place_does_not_read() {
         let read = |lane, base, value: &[u8]| {
-            read_chunk::<Damage>(lane, Offset(base), UserValue::new(value), |_| Ok(None))
+            read_chunk::<_, Damage>(lane, Offset(base), UserValue::new(value), |_| Ok(None))
         };
         let mut second_dead = References::uniform(2, 3);
         (0..3).for_each(|_| assert_eq!(second_dead.release(1, 1), 0));

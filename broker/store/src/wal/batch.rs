@@ -10,7 +10,7 @@
 use bytes::{Buf, Bytes};
 use fjall::{UserKey, UserValue};
 
-use crate::staged::{Change, Changes, Table};
+use crate::staged::{Change, Changes, Table, Value};
 
 /// Length of what comes in front of a key, in bytes.
 const FIXED: usize = 8;
@@ -61,8 +61,8 @@ pub(super) fn decode(mut payload: Bytes) -> Option<Changes> {
         }
         let key = UserKey::new(&payload.split_to(key_len));
         let value = payload.split_to(value_len);
-        let value = match value.len() {
-            0..=COPIED_MAX => UserValue::new(&value),
+        let value: Value = match value.len() {
+            0..=COPIED_MAX => UserValue::new(&value).into(),
             _ => value.into(),
         };
         changes.get_mut(usize::from(table))?.push(Change {
@@ -80,7 +80,7 @@ mod tests {
 
     fn changes() -> Changes {
         let mut changes = Changes::default();
-        changes[Table::Index as usize].push(Change::put("key".into(), "value".into()));
+        changes[Table::Index as usize].push(Change::put("key".into(), UserValue::from("value")));
         changes[Table::Due as usize].push(Change::remove("k".into()));
         changes
     }

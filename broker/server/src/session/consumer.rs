@@ -1,5 +1,7 @@
 //! A consumer's stream: deliveries out under credit, settlements in.
 
+use std::pin::pin;
+
 use bytes::BytesMut;
 use pointsman_core::chunk::StoredMessage;
 use pointsman_core::{ConsumerId, DecidedBy, DeliveryTag, ExchangeId, Input};
@@ -83,6 +85,7 @@ async fn open<'a>(
 impl Consumer<'_> {
     async fn serve(&mut self, writer: &mut FrameWriter) -> Result<(), StreamEnd> {
         let mut draining = self.session.shared.draining.clone();
+        let mut going_away = pin!(going_away(&mut draining));
         loop {
             tokio::select! {
                 event = self.events.recv() => {
@@ -93,7 +96,7 @@ impl Consumer<'_> {
                     filled?;
                     self.receive().await?;
                 }
-                _ = going_away(&mut draining) => return Ok(()),
+                () = &mut going_away => return Ok(()),
             }
         }
     }

@@ -67,6 +67,8 @@ impl From<quinn::WriteError> for StreamEnd {
 /// Reads frames.
 pub(super) struct FrameReader {
     recv: RecvStream,
+    /// Empty between reads. Making it anew for each takes longer than most reads do.
+    chunks: Box<[Bytes; READ_CHUNKS]>,
     buffer: BytesMut,
     body_max: u32,
     mailbox: Mailbox,
@@ -78,6 +80,7 @@ impl FrameReader {
     pub(super) fn new(recv: RecvStream, body_max: u32, mailbox: Mailbox) -> FrameReader {
         FrameReader {
             recv,
+            chunks: Box::default(),
             buffer: BytesMut::new(),
             body_max,
             mailbox,
@@ -113,15 +116,14 @@ impl FrameReader {
     /// Waits for bytes and takes all that are there. Nothing is lost when this is dropped half-way.
     pub(super) async fn fill(&mut self) -> Result<(), StreamEnd> {
         self.make_room().await?;
-        let mut chunks: [Bytes; READ_CHUNKS] = std::array::from_fn(|_| Bytes::new());
-        let count = match self.recv.read_chunks(&mut chunks).await {
+        let count = match self.recv.read_chunks(&mut *self.chunks).await {
             Ok(Some(count)) => count,
             Ok(None) if self.buffer.is_empty() => return Err(StreamEnd::Finished),
             Ok(None) => return Err(StreamEnd::Lost("the stream ended inside a frame".to_owned())),
             Err(error) => return Err(StreamEnd::Lost(error.to_string())),
         };
-        for chunk in &chunks[..count] {
-            self.buffer.extend_from_slice(chunk);
+        for chunk in &mut self.chunks[..count] {
+            self.buffer.extend_from_slice(&std::mem::take(chunk));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A publisher's stream: publishes in, routed at once, confirms out.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 
 use pointsman_core::input::{Publish, Verdict};
@@ -128,6 +129,7 @@ fn find(routes: &Arc<Routes>, vhost: &str, exchange: &str) -> Result<Entry, Erro
 impl Publisher<'_> {
     async fn serve(&mut self, writer: &mut FrameWriter) -> Result<(), StreamEnd> {
         let mut draining = self.session.shared.draining.clone();
+        let mut going_away = pin!(going_away(&mut draining));
         let mut blocked = self.session.shared.blocked.subscribe();
         let mut finished = false;
         loop {
@@ -148,7 +150,7 @@ impl Publisher<'_> {
                 },
                 Ok(()) = blocked.changed() => {}
                 // What is on its way is still confirmed; nothing new is taken.
-                _ = going_away(&mut draining), if !finished => finished = true,
+                () = &mut going_away, if !finished => finished = true,
             }
         }
     }

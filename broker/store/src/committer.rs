@@ -58,6 +58,8 @@ struct Waiting {
     bytes: usize,
     /// Whether the thread knows that there are chores.
     chores: bool,
+    /// When what was written must be synced, as far as that was promised.
+    sync_due: Option<Instant>,
     stopping: bool,
     failed: bool,
 }
@@ -82,7 +84,6 @@ impl Committer {
         let worker = Worker {
             store: store.clone(),
             queue: queue.clone(),
-            sync_due: None,
         };
         let thread = std::thread::Builder::new()
             .name("commit".to_owned())
@@ -120,9 +121,9 @@ impl Committer {
         self.queue.arrived.notify_one();
     }
 
-    /// Makes a commit durable on the caller's thread, which saves waking two others: for one that is small while nothing
-    /// that was submitted is on its way. Returns it otherwise, when it may be synced later, and when the store failed at
-    /// something else: submitting it then brings the word of that.
+    /// Makes a commit as durable as promised on the caller's thread, which saves waking two others: for one that is small
+    /// while nothing that was submitted is on its way. The commit thread syncs it if that may be later. Returns it otherwise,
+    /// and when the store failed at something else: submitting it then brings the word of that.
     ///
     /// # Errors
     /// As [`Store::apply`].
@@ -131,15 +132,19 @@ impl Committer {
         records: Vec<Record>,
         sync: Option<Duration>,
     ) -> Result<Option<Vec<Record>>, StoreError> {
-        let is_now = sync.is_none_or(|within| within == Duration::ZERO);
-        if !is_now || weight(&records) > HERE_BYTES {
+        if weight(&records) > HERE_BYTES {
             return Ok(Some(records));
         }
-        match self.store.apply(&[&records], sync.is_some()) {
+        match self.store.apply(&[&records], sync == Some(Duration::ZERO)) {
             Err(StoreError::Stopped(_)) => return Ok(Some(records)),
             applied => applied?,
         }
-        if self.store.chores().are_there() && !std::mem::replace(&mut self.queue.lock().chores, true) {
+        let chores = self.store.chores().are_there();
+        let mut waiting = self.queue.lock();
+        let is_news = (chores && !waiting.chores) | waiting.sync_within(sync);
+        waiting.chores |= chores;
+        drop(waiting);
+        if is_news {
             self.queue.arrived.notify_one();
         }
         Ok(None)
@@ -179,6 +184,18 @@ impl Queue {
 }
 
 impl Waiting {
+    /// Notes how soon what was just written must be synced. Answers whether the thread would sleep too long otherwise.
+    fn sync_within(&mut self, within: Option<Duration>) -> bool {
+        let due = within
+            .filter(|within| !within.is_zero())
+            .map(|within| Instant::now() + within);
+        let is_sooner = due.is_some_and(|due| self.sync_due.is_none_or(|before| due < before));
+        if is_sooner {
+            self.sync_due = due;
+        }
+        is_sooner
+    }
+
     fn takes(&self, bytes: usize) -> bool {
         self.commits.is_empty()
             || (self.commits.len() < WAITING_COMMITS && self.bytes + bytes <= WAITING_BYTES)
@@ -204,12 +221,10 @@ fn weight(records: &[Record]) -> usize {
 struct Worker {
     store: Store,
     queue: Arc<Queue>,
-    /// When what was written must be synced, as far as that was promised.
-    sync_due: Option<Instant>,
 }
 
 impl Worker {
-    fn run(mut self, mut done: impl FnMut(Done)) {
+    fn run(self, mut done: impl FnMut(Done)) {
         let mut group = Vec::new();
         // A panic must not leave the driver waiting for ever.
         let result = catch_unwind(AssertUnwindSafe(|| self.work(&mut group, &mut done)))
@@ -221,7 +236,7 @@ impl Worker {
         }
     }
 
-    fn work(&mut self, group: &mut Vec<Submitted>, done: &mut impl FnMut(Done)) -> Result<(), StoreError> {
+    fn work(&self, group: &mut Vec<Submitted>, done: &mut impl FnMut(Done)) -> Result<(), StoreError> {
         loop {
             let stopping = self.next_group(group);
             if let Some(last) = group.last() {
@@ -230,12 +245,12 @@ impl Worker {
                 let soonest = group.iter().filter_map(|commit| commit.sync).min();
                 let sync = soonest == Some(Duration::ZERO);
                 self.store.apply(&commits, sync)?;
-                let due = soonest.map(|within| Instant::now() + within);
-                self.sync_due = if sync {
-                    None
-                } else {
-                    self.sync_due.into_iter().chain(due).min()
-                };
+                let mut waiting = self.queue.lock();
+                if sync {
+                    waiting.sync_due = None;
+                }
+                waiting.sync_within(soonest);
+                drop(waiting);
                 done(Done::Durable { through });
                 group.clear();
             } else {
@@ -244,9 +259,10 @@ impl Worker {
                     self.store.do_chores(chores)?;
                 }
             }
-            if stopping || self.sync_due.is_some_and(|due| due <= Instant::now()) {
+            // Taken first: what is written from here on is due anew.
+            let is_due = self.queue.lock().sync_due.take_if(|due| *due <= Instant::now());
+            if stopping || is_due.is_some() {
                 self.store.sync()?;
-                self.sync_due = None;
             }
             if stopping && group.is_empty() && self.queue.lock().commits.is_empty() {
                 return Ok(());
@@ -256,9 +272,6 @@ impl Worker {
 
     /// Takes all that waits, once there is something or a sync is due or chores are. Answers whether the thread shall end.
     fn next_group(&self, group: &mut Vec<Submitted>) -> bool {
-        let sync_due = self
-            .sync_due
-            .map(|due| due.saturating_duration_since(Instant::now()));
         let mut waiting = self.queue.lock();
         waiting.chores = false;
         drop(waiting);
@@ -268,6 +281,9 @@ impl Worker {
         waiting.chores |= chores;
         while waiting.commits.is_empty() && !waiting.stopping {
             let pause = waiting.chores.then_some(CHORES_PAUSE);
+            let sync_due = waiting
+                .sync_due
+                .map(|due| due.saturating_duration_since(Instant::now()));
             let timeout = pause.into_iter().chain(sync_due).min();
             let Some(timeout) = timeout else {
                 waiting = self

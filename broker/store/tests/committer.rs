@@ -231,7 +231,7 @@ fn release(base: u64) -> Vec<Record> {
 }
 
 #[test]
-fn a_small_commit_is_durable_when_it_was_made_here_and_others_are_given_back() {
+fn a_small_commit_is_durable_when_it_was_made_here_and_a_large_one_is_given_back() {
     let (dir, store) = open(Options::default());
     let (committer, told) = start(&store);
     let syncs = figure(&store, "syncs");
@@ -239,11 +239,6 @@ fn a_small_commit_is_durable_when_it_was_made_here_and_others_are_given_back() {
     assert_eq!(figure(&store, "syncs"), syncs + 1);
     let large = append(2, 100_000);
     assert_eq!(committer.commit_here(large.clone(), NOW).unwrap(), Some(large));
-    let later = Some(Duration::from_secs(1));
-    assert_eq!(
-        committer.commit_here(append(2, 10), later).unwrap(),
-        Some(append(2, 10))
-    );
     store.faults().fail(Site::Sync, 0, ErrorKind::Other);
     let failed = committer.commit_here(append(2, 10), NOW);
     assert!(matches!(failed, Err(StoreError::Sync(_))), "{failed:?}");
@@ -252,6 +247,22 @@ fn a_small_commit_is_durable_when_it_was_made_here_and_others_are_given_back() {
     drop(store);
     let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
     store.read_chunk(Lane::Queues, Offset(1)).unwrap();
+}
+
+#[test]
+fn a_commit_made_here_that_may_be_synced_later_is_synced_in_time() {
+    let (_dir, store) = open(Options::default());
+    let (committer, told) = start(&store);
+    let syncs = figure(&store, "syncs");
+    // An hour passes for nobody, and the thread sleeps for it when the next promise comes.
+    let hour = Some(Duration::from_secs(3_600));
+    assert_eq!(committer.commit_here(append(1, 10), hour).unwrap(), None);
+    assert_eq!(figure(&store, "syncs"), syncs);
+    store.faults().fail(Site::Sync, 0, ErrorKind::Other);
+    let soon = Some(Duration::from_millis(1));
+    assert_eq!(committer.commit_here(append(2, 10), soon).unwrap(), None);
+    let failed = told.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(matches!(failed, Done::Failed { .. }), "{failed:?}");
 }
 
 /// Opens what a killed process would leave.

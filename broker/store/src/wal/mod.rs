@@ -68,7 +68,7 @@ impl Room {
     /// Makes the next segment ready, if none is.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         match self.0.is_short() {
-            true => self.0.prepare(),
+            true => self.0.prepare(segments::PAUSE),
             false => Ok(()),
         }
     }

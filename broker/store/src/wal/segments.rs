@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
@@ -29,8 +30,11 @@ const NEW: &str = "new";
 /// No segment has this number or a higher one: 16 EiB would have been written.
 const NUMBER_END: u64 = 1 << 40;
 
-/// Bytes of a new segment written at once, so that commits have their turn in between.
-const NEW_BYTES: usize = 1024 * 1024;
+/// Bytes of a new segment written at once. A commit's sync has the disk write all that it has taken, this too.
+const NEW_BYTES: usize = 256 * 1024;
+
+/// Pause behind each piece, so that commits have their turn.
+pub(super) const PAUSE: Duration = Duration::from_micros(500);
 
 /// The segments of one log, shared by the thread that writes and the one that makes tables.
 #[derive(Debug)]
@@ -87,7 +91,7 @@ impl Segments {
             ring: Mutex::new(ring),
         };
         if !is_there && segments.is_short() {
-            segments.prepare()?;
+            segments.prepare(Duration::ZERO)?;
         }
         Ok(segments)
     }
@@ -116,10 +120,10 @@ impl Segments {
         self.ring().ready.is_empty()
     }
 
-    /// Makes one more segment ready.
-    pub(super) fn prepare(&self) -> io::Result<()> {
+    /// Makes one more segment ready, with a pause behind each piece that is written.
+    pub(super) fn prepare(&self, pause: Duration) -> io::Result<()> {
         let new = self.folder.join(NEW);
-        let made = self.write_new(&new).and_then(|file| self.add(&new, file));
+        let made = self.write_new(&new, pause).and_then(|file| self.add(&new, file));
         if made.is_err() {
             // On a full disk its room is needed for something else.
             let _ = fs::remove_file(new);
@@ -128,13 +132,14 @@ impl Segments {
     }
 
     /// Writes all of a segment once.
-    fn write_new(&self, new: &Path) -> io::Result<File> {
+    fn write_new(&self, new: &Path, pause: Duration) -> io::Result<File> {
         let file = open(new, true)?;
         let len = self.blocks * BLOCK as u64;
+        allocate(&file, len)?;
         let zeros = Buffer::new(NEW_BYTES.min(len as usize));
         for at in (0..len).step_by(zeros.all().len()) {
             file.write_all_at(&zeros.all()[..NEW_BYTES.min((len - at) as usize)], at)?;
-            file.sync_data()?;
+            std::thread::sleep(pause);
         }
         file.sync_all()?;
         Ok(file)

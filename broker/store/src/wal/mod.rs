@@ -19,6 +19,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub(crate) use block::BLOCK;
 use block::{HEADER, Header, PAYLOAD};
@@ -53,6 +54,8 @@ pub(crate) struct Wal {
     unsynced: Vec<Arc<File>>,
     /// Whether another segment should be made ready.
     wants_segment: bool,
+    /// When a segment was half full last.
+    half_full: Instant,
     /// The next block.
     end: u64,
     buffer: Buffer,
@@ -68,7 +71,7 @@ impl Room {
     /// Makes the next segment ready, if none is.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         match self.0.is_short() {
-            true => self.0.prepare(segments::PAUSE),
+            true => self.0.prepare(),
             false => Ok(()),
         }
     }
@@ -98,6 +101,7 @@ impl Wal {
             current: (current, file),
             unsynced: Vec::new(),
             wants_segment: false,
+            half_full: Instant::now(),
             end,
             buffer: Buffer::new(WRITE_BYTES),
             buffered: 0,
@@ -133,7 +137,11 @@ impl Wal {
         self.end = began + count;
         let half = self.segments.blocks / 2;
         let is_half_full = (began + half) / self.segments.blocks < (self.end + half) / self.segments.blocks;
-        self.wants_segment |= is_half_full && self.segments.is_short();
+        if is_half_full {
+            let before = std::mem::replace(&mut self.half_full, Instant::now());
+            self.segments.filled_in(before.elapsed());
+            self.wants_segment |= self.segments.is_short();
+        }
         Ok(count * BLOCK as u64)
     }
 

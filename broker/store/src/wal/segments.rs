@@ -31,10 +31,10 @@ const NEW: &str = "new";
 const NUMBER_END: u64 = 1 << 40;
 
 /// Bytes of a new segment written at once. A commit's sync has the disk write all that it has taken, this too.
-const NEW_BYTES: usize = 256 * 1024;
+const NEW_BYTES: usize = 64 * 1024;
 
-/// Pause behind each piece, so that commits have their turn.
-pub(super) const PAUSE: Duration = Duration::from_micros(500);
+/// Longest pause behind each piece, so that commits have their turn.
+const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// The segments of one log, shared by the thread that writes and the one that makes tables.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(super) struct Segments {
     pub(super) blocks: u64,
     /// How many there are.
     count: AtomicU64,
+    /// Pause behind each piece of a new one, in microseconds.
+    pause: AtomicU64,
     ring: Mutex<Ring>,
 }
 
@@ -88,10 +90,11 @@ impl Segments {
             folder,
             blocks,
             count: AtomicU64::new(ring.next - ring.oldest),
+            pause: AtomicU64::new(0),
             ring: Mutex::new(ring),
         };
         if !is_there && segments.is_short() {
-            segments.prepare(Duration::ZERO)?;
+            segments.prepare()?;
         }
         Ok(segments)
     }
@@ -120,10 +123,18 @@ impl Segments {
         self.ring().ready.is_empty()
     }
 
-    /// Makes one more segment ready, with a pause behind each piece that is written.
-    pub(super) fn prepare(&self, pause: Duration) -> io::Result<()> {
+    /// One segment was filled in that time. The next new one is made ready in half of the time that half of one takes, from
+    /// when it is asked for until it is needed.
+    pub(super) fn filled_in(&self, time: Duration) {
+        let pieces = (self.blocks * BLOCK as u64).div_ceil(NEW_BYTES as u64);
+        let pause = (time / 4 / pieces as u32).min(PAUSE_MAX);
+        self.pause.store(pause.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// Makes one more segment ready.
+    pub(super) fn prepare(&self) -> io::Result<()> {
         let new = self.folder.join(NEW);
-        let made = self.write_new(&new, pause).and_then(|file| self.add(&new, file));
+        let made = self.write_new(&new).and_then(|file| self.add(&new, file));
         if made.is_err() {
             // On a full disk its room is needed for something else.
             let _ = fs::remove_file(new);
@@ -132,7 +143,8 @@ impl Segments {
     }
 
     /// Writes all of a segment once.
-    fn write_new(&self, new: &Path, pause: Duration) -> io::Result<File> {
+    fn write_new(&self, new: &Path) -> io::Result<File> {
+        let pause = Duration::from_micros(self.pause.load(Ordering::Relaxed));
         let file = open(new, true)?;
         let len = self.blocks * BLOCK as u64;
         allocate(&file, len)?;

@@ -7,11 +7,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fjall::{Readable, Snapshot};
+use fjall::{Keyspace, Readable, Snapshot, UserKey};
 
 use crate::error::{OpenError, StoreError};
+use crate::kept::Pin;
 use crate::options::Options;
-use crate::staged::Table;
+use crate::staged::{Table, Value};
 use crate::store::{Store, read_failed, read_from, write_failed};
 use crate::verify::Report;
 use crate::{folder, keys, values};
@@ -107,11 +108,16 @@ impl Store {
     }
 
     fn copy_to(&self, folder: &Path) -> Result<Copied, BackupError> {
-        let (copy, _) = Store::open(folder, Options::default())?;
+        // A copy's log is removed in the end.
+        let options = Options {
+            kept_min_bytes: usize::MAX,
+            ..Options::default()
+        };
+        let (copy, _) = Store::open(folder, options)?;
         // Most of it without holding up commits.
         self.begin_flush()?;
         self.0.tables.wait()?;
-        let snapshot = {
+        let original = {
             // Nothing is written while the writer is ours.
             let mut writer = self.writer();
             self.flush_under(&mut writer)?;
@@ -119,35 +125,54 @@ impl Store {
             progress.next_offsets = writer.progress.next_offsets;
             progress.log_bytes = writer.progress.log_bytes;
             progress.dead_bytes = writer.progress.dead_bytes;
-            self.0.tables.database().snapshot()
+            Original {
+                snapshot: self.flushed().database.snapshot(),
+                log: self.keyspace(Table::Log).clone(),
+                kept: self.flushed().kept.pin(),
+            }
         };
         let mut copied = Copied::default();
-        for table in Table::ALL {
-            self.copy_table(table, &snapshot, &copy, &mut copied)?;
+        for table in Table::ALL.into_iter().filter(|table| *table != Table::Kept) {
+            let keyspace = original.snapshot.iter(self.keyspace(table));
+            let entries = keyspace.map(|guard| {
+                let (key, value) = guard.into_inner().map_err(|e| read_from(table, e))?;
+                Ok((key, Value::from(value)))
+            });
+            original.copy_table(table, entries, &copy, &mut copied)?;
         }
+        original.copy_table(Table::Log, original.kept.entries(), &copy, &mut copied)?;
         copy.flush()?;
         // What was copied is in tables, so that a backup need not be longer by the log.
         let emptied = copy.writer().wal.remove();
         emptied.map_err(write_failed)?;
         Ok(copied)
     }
+}
 
+/// What is copied: the store between two commits, all of which is flushed.
+struct Original {
+    snapshot: Snapshot,
+    log: Keyspace,
+    kept: Pin,
+}
+
+impl Original {
     fn copy_table(
         &self,
         table: Table,
-        snapshot: &Snapshot,
+        entries: impl Iterator<Item = Result<(UserKey, Value), StoreError>>,
         copy: &Store,
         copied: &mut Copied,
     ) -> Result<(), StoreError> {
         let mut writer = copy.writer();
         let mut waiting = 0;
-        for guard in snapshot.iter(self.keyspace(table)) {
-            let (key, value) = guard.into_inner().map_err(|e| read_from(table, e))?;
+        for entry in entries {
+            let (key, value) = entry?;
             if table == Table::State && key == keys::progress() {
                 continue;
             }
             if table == Table::Log {
-                copied.chunks += u64::from(self.check_part(snapshot, &key, value.clone())?);
+                copied.chunks += u64::from(self.check_part(&key, value.clone())?);
             }
             copied.keys += 1;
             waiting += (key.len() + value.len()) as u64;
@@ -162,24 +187,24 @@ impl Store {
     }
 
     /// Checks the chunk that begins with this part. Answers whether one does.
-    fn check_part(
-        &self,
-        snapshot: &Snapshot,
-        key: &[u8],
-        value: fjall::UserValue,
-    ) -> Result<bool, StoreError> {
+    fn check_part(&self, key: &[u8], value: Value) -> Result<bool, StoreError> {
         let Some((lane, base, part)) = keys::chunk_parts(key) else {
             return Err(crate::store::value_damage(Table::Log, key).into());
         };
         if part > 0 {
             return Ok(false);
         }
-        let log = self.keyspace(Table::Log);
         values::read_chunk(lane, base, value, |part| {
-            snapshot
-                .get(log, keys::chunk(lane, base, part))
-                .map_err(read_failed)
+            self.part(&keys::chunk(lane, base, part))
         })?;
         Ok(true)
+    }
+
+    fn part(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        if let Some(kept) = self.kept.read(key)? {
+            return Ok(Some(kept.into()));
+        }
+        let value = self.snapshot.get(&self.log, key).map_err(read_failed)?;
+        Ok(value.map(Value::from))
     }
 }

@@ -16,6 +16,7 @@ use crate::rewrite::Batch;
 use crate::salvage::{scan, scan_state};
 use crate::staged::{Keyspaces, Table};
 use crate::store::{Store, index_entry, read_failed, read_from, value_damage};
+use crate::tables::Flushed;
 use crate::values;
 
 /// Entries read at once.
@@ -80,18 +81,18 @@ fn read_entry(key: &[u8], value: &[u8]) -> Option<(DueKey, DueEntry)> {
 
 impl Found {
     /// Looks for every delayed message. What was to expire is in a queue, and was looked for there.
-    pub(crate) fn read_due(&mut self, keyspaces: &Keyspaces) -> Result<(), StoreError> {
-        let mut delayed = self.read_delayed(keyspaces)?;
+    pub(crate) fn read_due(&mut self, flushed: &Flushed) -> Result<(), StoreError> {
+        let mut delayed = self.read_delayed(&flushed.keyspaces)?;
         let mut damage = std::mem::take(&mut self.damage);
         let mut failed = Ok(());
         let mut chunk_damage = Vec::new();
-        each_entry(keyspaces, &mut damage, |key, entry| {
+        each_entry(&flushed.keyspaces, &mut damage, |key, entry| {
             let DueEntry::Enter { runs, .. } = entry else {
                 return;
             };
             let found = delayed.entry(key.queue).or_default();
             for DelayedRun { run, .. } in &runs {
-                match self.look_at(keyspaces, run, &mut chunk_damage) {
+                match self.look_at(flushed, run, &mut chunk_damage) {
                     Ok(parts) => parts.into_iter().for_each(|(records, is_there)| {
                         let count = u64::from(records.end - records.start);
                         if is_there && let Some(chunk) = self.chunks.get_mut(&(run.lane, run.chunk)) {
@@ -151,7 +152,7 @@ impl Rescue {
     /// Writes the entries of what is left.
     pub(crate) fn rewrite_due(&self, batch: &mut Batch) -> Result<(), StoreError> {
         let mut written = Ok(());
-        each_entry(&self.keyspaces, &mut Vec::new(), |key, entry| {
+        each_entry(&self.flushed.keyspaces, &mut Vec::new(), |key, entry| {
             if written.is_ok() {
                 written = self.rewrite_entry(key, entry, batch);
             }
@@ -205,7 +206,7 @@ impl Rescue {
         };
         key.number = DueNumber::Enter(Offset(first.chunk.0 + u64::from(first.record)));
         if !is_whole {
-            let chunk = read_chunk(&self.keyspaces[Table::Log as usize], first.lane, first.chunk)?;
+            let chunk = read_chunk(&self.flushed, first.lane, first.chunk)?;
             let records = left
                 .iter()
                 .flat_map(|delayed| delayed.run.record..delayed.run.record + delayed.run.count);
@@ -228,7 +229,7 @@ impl Rescue {
             return Ok(Vec::new());
         };
         let at = keys::in_queue(key.queue, last.0);
-        let value = match self.keyspaces[Table::Index as usize]
+        let value = match self.flushed.keyspaces[Table::Index as usize]
             .get(&at)
             .map_err(|e| read_from(Table::Index, e))
         {

@@ -183,6 +183,12 @@ pub enum Damage {
         /// Where in it the batch begins.
         at: u64,
     },
+    /// A segment of the write-ahead log in which messages lie is gone.
+    #[error("wal/{segment}.wal is missing: the messages that lie in it are lost")]
+    SegmentMissing {
+        /// Its number.
+        segment: u64,
+    },
     /// A journal is gone.
     #[error("the journal fjall/{name} is missing: what was confirmed while it was written may be lost")]
     JournalMissing {

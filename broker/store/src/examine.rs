@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use fjall::Keyspace;
 use pointsman_core::catalog::{Definition, DefinitionKey};
 use pointsman_core::commit::{IndexEntry, QueueState, Run, StreamState};
 use pointsman_core::{Chunk, Lane, Offset, Position, QueueId, References};
@@ -17,6 +16,7 @@ use crate::live::ChunkId;
 use crate::salvage::{note, scan, scan_state};
 use crate::staged::{Keyspaces, Table};
 use crate::store::{index_entry, read_from};
+use crate::tables::Flushed;
 use crate::values::{self, Progress};
 use crate::verify::{QueueReport, Report};
 
@@ -105,14 +105,15 @@ impl FoundChunk {
 ///
 /// # Errors
 /// When reading fails for a reason other than damage.
-pub(crate) fn examine(keyspaces: &Keyspaces) -> Result<Found, StoreError> {
+pub(crate) fn examine(flushed: &Flushed) -> Result<Found, StoreError> {
+    let keyspaces = &flushed.keyspaces;
     let mut found = Found::default();
     found.read_progress(keyspaces)?;
     found.read_definitions(keyspaces)?;
     let gone = found.read_queue_states(keyspaces)?;
     found.read_settled(keyspaces, &gone)?;
-    found.read_index(keyspaces, &gone)?;
-    found.read_due(keyspaces)?;
+    found.read_index(flushed, &gone)?;
+    found.read_due(flushed)?;
     Ok(found)
 }
 
@@ -206,7 +207,7 @@ impl Found {
         )
     }
 
-    fn read_index(&mut self, keyspaces: &Keyspaces, gone: &BTreeSet<QueueId>) -> Result<(), StoreError> {
+    fn read_index(&mut self, flushed: &Flushed, gone: &BTreeSet<QueueId>) -> Result<(), StoreError> {
         let (first, last) = keys::all();
         let mut damage = std::mem::take(&mut self.damage);
         let mut failed = Ok(());
@@ -214,7 +215,7 @@ impl Found {
         // The queue being read and the position its next entry should begin at.
         let mut at: Option<(QueueId, u64)> = None;
         scan(
-            &keyspaces[Table::Index as usize],
+            &flushed.keyspaces[Table::Index as usize],
             Table::Index,
             &first,
             &last,
@@ -240,7 +241,7 @@ impl Found {
                 self.lose(id, expected..position);
                 let before = self.queues.get(&id).map(|queue| queue.saved);
                 for run in &entry.runs {
-                    match self.look_at(keyspaces, run, &mut chunk_damage) {
+                    match self.look_at(flushed, run, &mut chunk_damage) {
                         Ok(parts) => {
                             for (records, is_there) in parts {
                                 let from = position + u64::from(records.start - run.record);
@@ -298,7 +299,7 @@ impl Found {
     /// The run's records in order, with whether they are there.
     pub(crate) fn look_at(
         &mut self,
-        keyspaces: &Keyspaces,
+        flushed: &Flushed,
         run: &Run,
         damage: &mut Vec<Damage>,
     ) -> Result<Vec<(Range<u32>, bool)>, StoreError> {
@@ -306,8 +307,7 @@ impl Found {
         if let Some(known) = self.chunks.get(&id) {
             return Ok(known.split(run));
         }
-        let log = &keyspaces[Table::Log as usize];
-        let found = match read_chunk(log, run.lane, run.chunk) {
+        let found = match read_chunk(flushed, run.lane, run.chunk) {
             Ok(Some(chunk)) => FoundChunk {
                 records: Some(chunk.count()),
                 there: chunk.kept_ranges(),
@@ -473,17 +473,8 @@ impl FoundQueue {
 }
 
 /// A chunk, `None` when it is not there.
-pub(crate) fn read_chunk(log: &Keyspace, lane: Lane, base: Offset) -> Result<Option<Chunk>, StoreError> {
-    let part = |number| {
-        log.get(keys::chunk(lane, base, number))
-            .map_err(|error| match read_from(Table::Log, error) {
-                StoreError::Damaged(_) => {
-                    let what = "its table";
-                    StoreError::Damaged(Damage::Chunk { lane, base, what })
-                }
-                other => other,
-            })
-    };
+pub(crate) fn read_chunk(flushed: &Flushed, lane: Lane, base: Offset) -> Result<Option<Chunk>, StoreError> {
+    let part = |number| flushed.part(&keys::chunk(lane, base, number));
     match part(0)? {
         Some(first) => values::read_chunk(lane, base, first, part).map(Some),
         None => Ok(None),

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::OpenError;
 use crate::mark::{self, Mark};
+use crate::staged::Table;
 
 /// The format this version writes. Raised when an older version could no longer read what is written.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// The first format, which had no write-ahead log but fjall's journals.
 pub(crate) const FORMAT_WITH_JOURNALS: u32 = 1;
@@ -75,10 +76,20 @@ impl Folder {
         self.format
     }
 
+    /// How many keyspaces of ours it has for certain.
+    pub(crate) fn trees(&self) -> usize {
+        match self.format {
+            FORMAT => Table::ALL.len(),
+            // Parts of chunks could not be kept in the log.
+            _ => Table::Kept as usize,
+        }
+    }
+
     /// Notes that it has the format of this version now.
     pub(crate) fn upgrade(&mut self) -> io::Result<()> {
         write_format(&self.path)?;
         self.format = FORMAT;
+        tracing::info!(folder = %self.path.display(), "the data folder has a newer format now");
         Ok(())
     }
 
@@ -221,7 +232,7 @@ mod tests {
         drop(Folder::hold(&path).unwrap());
         assert_eq!(
             fs::read_to_string(path.join("FORMAT")).unwrap(),
-            "pointsman store 2\n"
+            "pointsman store 3\n"
         );
         Folder::hold(&path).unwrap();
     }
@@ -252,10 +263,10 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_by_number() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("FORMAT"), "pointsman store 3\n").unwrap();
+        fs::write(dir.path().join("FORMAT"), "pointsman store 4\n").unwrap();
         let error = Folder::hold(dir.path()).unwrap_err();
         assert!(
-            matches!(error, OpenError::NewerFormat { found: 3, .. }),
+            matches!(error, OpenError::NewerFormat { found: 4, .. }),
             "{error}"
         );
     }

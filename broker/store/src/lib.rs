@@ -8,7 +8,7 @@
 //!
 //! # On disk
 //!
-//! One fjall database with six keyspaces. Keys are big-endian and start with the shard; values start with the
+//! One fjall database with seven keyspaces. Keys are big-endian and start with the shard; values start with the
 //! version of their format.
 //!
 //! | keyspace | key | value |
@@ -19,8 +19,9 @@
 //! | `state` | kind, id | progress, queues, what is left of chunks, attempts, identities, queues being removed, delayed |
 //! | `meta` | kind, id | definitions and modules |
 //! | `due` | deadline, queue, kind, number | messages that enter or leave the queue then |
+//! | `kept` | as in `log` | where in the write-ahead log a large part of a chunk stays, which is not in `log` then |
 //!
-//! Beside it lie `wal/` (the write-ahead log, with every batch that is not in tables yet), `FORMAT` (what the folder is),
+//! Beside it lie `wal/` (the write-ahead log, with every batch that is not in tables yet, and kept parts of chunks), `FORMAT` (what the folder is),
 //! `LOCK` (who holds it) and `mark` (how far it was synced, outside of the log, so that a store which lost its end is
 //! noticed).
 
@@ -40,6 +41,7 @@ mod staged;
 mod live;
 mod wal;
 mod memtable;
+mod kept;
 mod tables;
 mod keys;
 mod values;

@@ -8,17 +8,16 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Damage, Trouble};
-use crate::staged::Table;
 
-/// Checks that every tree of an established store has its manifest, and that the manifest is what was written.
+/// Checks that every tree of an established store with so many keyspaces of ours has its manifest, and that the manifest is what was written.
 ///
 /// lsm-tree 3.1 (`src/version/persist.rs`) keeps in `current` the number of the manifest (u64), its XXH3-128 and the
 /// kind of checksum (0), little-endian; the manifest is the file `v` with that number.
-pub(crate) fn check(fjall: &Path) -> Result<(), Trouble> {
+pub(crate) fn check(fjall: &Path, trees: usize) -> Result<(), Trouble> {
     let read = |path: &Path| read(fjall, path);
     read(&fjall.join("version"))?;
     // fjall's own tree and ours, in the order they were made.
-    for tree in 0..=Table::ALL.len() {
+    for tree in 0..=trees {
         let folder = fjall.join("keyspaces").join(tree.to_string());
         let current = read(&folder.join("current"))?;
         let damaged = |path: &Path| {
@@ -45,9 +44,9 @@ pub(crate) fn check(fjall: &Path) -> Result<(), Trouble> {
 
 /// In a copy, makes anew what is missing and can be made of other files: the version marker, and for each tree the file
 /// that names its newest manifest. A manifest that is gone or changed cannot be made anew, and is an error.
-pub(crate) fn rebuild(fjall: &Path) -> Result<(), Trouble> {
+pub(crate) fn rebuild(fjall: &Path, trees: usize) -> Result<(), Trouble> {
     fs::write(fjall.join("version"), b"FJL\x03")?;
-    for tree in 0..=Table::ALL.len() {
+    for tree in 0..=trees {
         let folder = fjall.join("keyspaces").join(tree.to_string());
         if folder.join("current").exists() {
             continue;
@@ -60,7 +59,7 @@ pub(crate) fn rebuild(fjall: &Path) -> Result<(), Trouble> {
         let bytes = [number.to_le_bytes().as_slice(), &checksum.to_le_bytes(), &[0]].concat();
         fs::write(folder.join("current"), bytes)?;
     }
-    check(fjall)
+    check(fjall, trees)
 }
 
 /// The highest number of a manifest in a tree's folder.

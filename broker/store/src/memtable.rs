@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::num::NonZeroU64;
 use std::ops::Bound;
 
 use fjall::UserKey;
@@ -16,11 +17,13 @@ const ENTRY_BYTES: usize = 96;
 
 /// The last value of a key.
 #[derive(Debug)]
-struct Last {
+pub(crate) struct Last {
     /// `None` when the key was removed.
-    value: Option<Value>,
+    pub(crate) value: Option<Value>,
     /// Whether no table, and no memtable on its way to one, has the key.
-    is_new: bool,
+    pub(crate) is_new: bool,
+    /// As in [`Change`].
+    pub(crate) at: Option<NonZeroU64>,
 }
 
 /// The changes of a number of batches.
@@ -34,7 +37,13 @@ impl Memtable {
     /// Takes the changes of a batch; their memory is left for the next.
     pub(crate) fn take(&mut self, changes: &mut Changes) {
         for (entries, changes) in self.entries.iter_mut().zip(changes) {
-            for Change { key, value, is_new } in changes.drain(..) {
+            for change in changes.drain(..) {
+                let Change {
+                    key,
+                    value,
+                    is_new,
+                    at,
+                } = change;
                 let key_len = key.len();
                 match entries.entry(key) {
                     Entry::Occupied(mut last) => {
@@ -44,12 +53,13 @@ impl Memtable {
                             continue;
                         }
                         self.bytes += weight(&value, key_len);
-                        last.get_mut().value = value;
+                        let last = last.get_mut();
+                        (last.value, last.at) = (value, at);
                     }
                     Entry::Vacant(_) if value.is_none() && is_new => {}
                     Entry::Vacant(place) => {
                         self.bytes += weight(&value, key_len);
-                        place.insert(Last { value, is_new });
+                        place.insert(Last { value, is_new, at });
                     }
                 }
             }
@@ -58,9 +68,7 @@ impl Memtable {
 
     /// The last value of a key: `None` when it is not here, `Some(None)` when it was removed.
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Option<Option<Value>> {
-        self.entries[table as usize]
-            .get(key)
-            .map(|last| last.value.clone())
+        self.last(table, key).map(|last| last.value.clone())
     }
 
     /// Keys of a range and their last values, in order.
@@ -73,9 +81,14 @@ impl Memtable {
         entries.map(|(key, last)| (key, last.value.as_ref()))
     }
 
-    /// All of a table's keys and their last values, in order.
-    pub(crate) fn table(&self, table: Table) -> impl Iterator<Item = (&UserKey, Option<&Value>)> {
-        self.range(table, (Bound::Unbounded, Bound::Unbounded))
+    /// All of a table's keys and what was last done to them, in order.
+    pub(crate) fn table(&self, table: Table) -> impl Iterator<Item = (&UserKey, &Last)> {
+        self.entries[table as usize].iter()
+    }
+
+    /// What was last done to a key.
+    pub(crate) fn last(&self, table: Table, key: &[u8]) -> Option<&Last> {
+        self.entries[table as usize].get(key)
     }
 
     /// About the bytes it takes.
@@ -104,6 +117,7 @@ mod tests {
                 key: key.into(),
                 value: value.map(value_of),
                 is_new,
+                at: None,
             })
             .collect();
         changes

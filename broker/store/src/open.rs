@@ -11,14 +11,15 @@ use fjall::{CompressionType, Database, KeyspaceCreateOptions};
 use pointsman_core::Restored;
 
 use crate::error::{Damage, OpenError, Trouble};
-use crate::folder::{self, FORMAT_WITH_JOURNALS, Folder};
+use crate::folder::{self, FORMAT, FORMAT_WITH_JOURNALS, Folder};
 use crate::journal::{self, Journals};
+use crate::kept::Kept;
 use crate::mark::{Mark, Marked};
 use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::staged::{Keyspaces, Table};
 use crate::store::Store;
-use crate::tables::Destination;
+use crate::tables::Flushed;
 use crate::wal::{self, Behind, Place, Wal};
 use crate::{manifest, recovery, store};
 
@@ -53,26 +54,42 @@ fn open(mut folder: Folder, options: Options) -> Result<(Store, Restored), Troub
     } else if folder.format() == FORMAT_WITH_JOURNALS {
         upgrade(&mut folder, marked, &options)?;
     } else {
-        manifest::check(&folder.fjall())?;
+        manifest::check(&folder.fjall(), folder.trees())?;
         empty_journals(&folder.fjall())?;
     }
     let (database, keyspaces) = database(&folder.fjall(), &options)?;
-    let tables = Destination {
+    if folder.format() != FORMAT {
+        // It has one keyspace more now.
+        folder.upgrade()?;
+    }
+    let kept = Kept::load(
+        folder.wal(),
+        options.kept_min_bytes,
+        &keyspaces[Table::Kept as usize],
+    )?;
+    let flushed = Flushed {
         database,
         keyspaces,
+        kept: Arc::new(kept),
         folder: folder.path().to_owned(),
-        faults: options.faults.clone(),
+        options: options.clone(),
         flushed_bytes: AtomicU64::new(0),
     };
-    let begin = recovery::progress(&tables.keyspaces)?.block;
-    let (end, stale) = replay(&folder, &tables, marked)?;
-    let wal = Wal::open(&folder.wal(), wal::SEGMENT, begin, end.block, &stale)?;
-    let recovered = recovery::recover(&tables.keyspaces)?;
+    let begin = recovery::progress(&flushed.keyspaces)?.block;
+    let (end, stale) = replay(&folder, &flushed, marked)?;
+    let kept = flushed.kept.segments();
+    for &segment in &kept {
+        if !wal::segment_path(&folder.wal(), segment).exists() {
+            return Err(Damage::SegmentMissing { segment }.into());
+        }
+    }
+    let wal = Wal::open(&folder.wal(), wal::SEGMENT, begin, end.block, &stale, kept)?;
+    let recovered = recovery::recover(&flushed)?;
     let restored = recovered.restored;
     let parts = store::Parts {
         folder,
         options,
-        tables,
+        flushed,
         wal,
         mark,
         progress: recovered.progress,
@@ -83,8 +100,8 @@ fn open(mut folder: Folder, options: Options) -> Result<(Store, Restored), Troub
 }
 
 /// Brings to tables what the log holds and they do not. Returns where the log ends, and the blocks behind that.
-fn replay(folder: &Folder, tables: &Destination, marked: Marked) -> Result<(Place, Vec<u64>), Trouble> {
-    let progress = recovery::progress(&tables.keyspaces)?;
+fn replay(folder: &Folder, flushed: &Flushed, marked: Marked) -> Result<(Place, Vec<u64>), Trouble> {
+    let progress = recovery::progress(&flushed.keyspaces)?;
     let from = Place {
         block: progress.block,
         sequence: progress.sequence,
@@ -95,7 +112,8 @@ fn replay(folder: &Folder, tables: &Destination, marked: Marked) -> Result<(Plac
         memtable.take(&mut changes);
     }
     let behind = inspect_end(&mut reader, marked)?;
-    tables.flush(&memtable, || true)?;
+    let log_bytes = (reader.at.block - progress.block) * wal::BLOCK as u64;
+    flushed.flush(&memtable, log_bytes, || true)?;
     Ok((reader.at, behind.blocks))
 }
 
@@ -136,7 +154,6 @@ fn upgrade(folder: &mut Folder, marked: Marked, options: &Options) -> Result<(),
     for keyspace in &keyspaces {
         keyspace.rotate_memtable_and_wait()?;
     }
-    tracing::info!(folder = %folder.path().display(), "the data folder has a newer format now");
     Ok(folder.upgrade()?)
 }
 
@@ -158,7 +175,7 @@ fn look(folder: &Folder, marked: Marked) -> Result<Journals, Trouble> {
 
 /// Compares the files of format 1 with the mark; changes nothing.
 pub(crate) fn inspect_journals(folder: &Folder, marked: Marked) -> Result<Journals, Trouble> {
-    manifest::check(&folder.fjall())?;
+    manifest::check(&folder.fjall(), folder.trees())?;
     let journals = journal::look(&folder.fjall())?;
     if let Some((first, last)) = marked.journals {
         for number in first..=last {
@@ -221,6 +238,7 @@ pub(crate) fn database(path: &Path, options: &Options) -> fjall::Result<(Databas
         open(Table::State)?,
         open(Table::Meta)?,
         open(Table::Due)?,
+        open(Table::Kept)?,
     ];
     Ok((database, keyspaces))
 }
@@ -231,7 +249,7 @@ fn keyspace_options(table: Table) -> KeyspaceCreateOptions {
     let options =
         KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled());
     match table {
-        Table::Log | Table::Meta => options,
+        Table::Log | Table::Meta | Table::Kept => options,
         Table::State => options.compaction_strategy(Arc::new(few_merges())),
         Table::Index | Table::Ack | Table::Due => options
             .compaction_strategy(Arc::new(few_merges()))

@@ -1,5 +1,7 @@
 //! How a store is opened.
 
+use pointsman_core::limits::CHUNK_TARGET;
+
 use crate::faults::Faults;
 
 /// How a store is opened. The defaults are for a broker that has the machine to itself.
@@ -18,6 +20,9 @@ pub struct Options {
     /// Bytes of dead messages and old values that are never worth the work: a few tables' worth, so that a broker whose
     /// queues are short is left in peace.
     pub reclaim_slack_bytes: u64,
+    /// Length of a part of a chunk, in bytes, from which on it stays in the write-ahead log rather than going to a table, if
+    /// such parts are most of what the log took. By default nearly that of a full chunk: so much comes that commits fill them.
+    pub kept_min_bytes: usize,
     /// Where faults are injected; by default nowhere.
     pub faults: Faults,
 }
@@ -30,6 +35,7 @@ impl Default for Options {
             cache_bytes: 8 * 1024 * 1024,
             space_amplification: 2.0,
             reclaim_slack_bytes: 64 * 1024 * 1024,
+            kept_min_bytes: CHUNK_TARGET / 4 * 3,
             faults: Faults::default(),
         }
     }

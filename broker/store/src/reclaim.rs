@@ -48,7 +48,7 @@ impl Options {
     }
 
     /// Most bytes of tables for so many live ones.
-    fn disk_allowed(&self, live: u64, slacks: u64) -> u64 {
+    pub(crate) fn disk_allowed(&self, live: u64, slacks: u64) -> u64 {
         (live as f64 * self.space_amplification) as u64 + self.reclaim_slack_bytes * slacks
     }
 
@@ -152,19 +152,26 @@ impl Store {
 
     /// Whether disk is to be had from flushing and compacting. A broker that writes little may do it sooner.
     pub(crate) fn is_untidy(&self, quiet: bool) -> bool {
-        let live = self.writer().progress.live_bytes();
-        let tables = self.keyspace(Table::Log).disk_space();
+        let (tables, live_in_tables) = self.log_tables();
         let options = &self.0.options;
         if !quiet {
-            return tables > options.disk_allowed(live, BUSY_SLACKS) && tables <= BUSY_TABLES_MAX;
+            return tables > options.disk_allowed(live_in_tables, BUSY_SLACKS) && tables <= BUSY_TABLES_MAX;
         }
-        tables > options.disk_allowed(live, 1)
+        let live = self.writer().progress.live_bytes();
+        tables + self.flushed().kept.space().0 > options.disk_allowed(live, 1)
     }
 
     /// Whether the log's tables hold more old values than allowed.
     pub(crate) fn needs_compaction(&self) -> bool {
+        let (tables, live_in_tables) = self.log_tables();
+        tables > self.0.options.disk_allowed(live_in_tables, 1)
+    }
+
+    /// Bytes of the log's tables, and of unsettled messages that may be in them.
+    fn log_tables(&self) -> (u64, u64) {
         let live = self.writer().progress.live_bytes();
-        self.keyspace(Table::Log).disk_space() > self.0.options.disk_allowed(live, 1)
+        let (_, kept) = self.flushed().kept.space();
+        (self.keyspace(Table::Log).disk_space(), live.saturating_sub(kept))
     }
 
     /// Merges all tables of the log, in time and bytes in proportion to them. Reads and commits go on meanwhile.

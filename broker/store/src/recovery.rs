@@ -11,6 +11,7 @@ use crate::journal::Batch;
 use crate::keys::{self, MetaKind, StateKind};
 use crate::staged::{Keyspaces, Table};
 use crate::store::{index_entry, read_from, value_damage};
+use crate::tables::Flushed;
 use crate::values::{self, Header, Progress};
 
 /// What was found.
@@ -31,7 +32,8 @@ pub(crate) fn progress(keyspaces: &Keyspaces) -> Result<Progress, Trouble> {
     Ok(progress)
 }
 
-pub(crate) fn recover(keyspaces: &Keyspaces) -> Result<Recovered, Trouble> {
+pub(crate) fn recover(flushed: &Flushed) -> Result<Recovered, Trouble> {
+    let keyspaces = &flushed.keyspaces;
     let mut recovered = Recovered::default();
     let Recovered {
         progress,
@@ -93,7 +95,7 @@ pub(crate) fn recover(keyspaces: &Keyspaces) -> Result<Recovered, Trouble> {
         }
     }
 
-    check_log(&keyspaces[Table::Log as usize], progress)?;
+    check_log(flushed, progress)?;
     for (queue, state) in &restored.queues {
         check_queue(&keyspaces[Table::Index as usize], *queue, state)?;
     }
@@ -125,25 +127,24 @@ fn each(
 }
 
 /// The last chunk of each lane ends at or before the high-water mark.
-fn check_log(log: &Keyspace, progress: &Progress) -> Result<(), Trouble> {
+fn check_log(flushed: &Flushed, progress: &Progress) -> Result<(), Trouble> {
     for (lane, mark) in [Lane::Queues, Lane::Streams]
         .into_iter()
         .zip(progress.next_offsets)
     {
-        let Some(guard) = log.prefix(keys::lane_prefix(lane)).next_back() else {
+        let prefix = keys::lane_prefix(lane);
+        let in_tables = flushed.keyspaces[Table::Log as usize].prefix(prefix).next_back();
+        let in_tables = in_tables.map(|guard| guard.key().map_err(|e| read_from(Table::Log, e)));
+        let Some(key) = in_tables.transpose()?.max(flushed.kept.last(&prefix)) else {
             continue;
         };
-        let key = guard.key().map_err(|e| read_from(Table::Log, e))?;
         let (_, base, _) = keys::chunk_parts(&key).ok_or_else(|| value_damage(Table::Log, &key))?;
         let damage = Damage::Chunk {
             lane,
             base,
             what: "header",
         };
-        let first = log.get(keys::chunk(lane, base, 0));
-        let first = first
-            .map_err(|e| read_from(Table::Log, e))?
-            .ok_or(damage.clone())?;
+        let first = flushed.part(&keys::chunk(lane, base, 0))?.ok_or(damage.clone())?;
         let (header, _) = Header::decode(&first).ok_or(damage)?;
         let records = u64::from(header.references.records());
         let last = Offset(base.0.saturating_add(records).saturating_sub(1));

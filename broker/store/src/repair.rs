@@ -7,30 +7,30 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fjall::Database;
 use pointsman_core::{Broker, RestoreError};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::error::{Damage, OpenError, StoreError, Trouble};
 use crate::examine::{Found, examine};
-use crate::faults::Faults;
 use crate::folder::{FORMAT_WITH_JOURNALS, Folder};
 use crate::journal::Rescued;
+use crate::kept::Kept;
 use crate::mark::{Mark, Marked};
 use crate::memtable::Memtable;
 use crate::open::{database, empty_journals, inspect_end, inspect_journals};
 use crate::options::Options;
-use crate::salvage::note;
-use crate::staged::{Keyspaces, Table};
+use crate::salvage::{note, scan};
+use crate::staged::Table;
 use crate::store::Store;
-use crate::tables::Destination;
+use crate::tables::Flushed;
 use crate::values::Progress;
 use crate::verify::Report;
-use crate::wal::Place;
-use crate::{folder, journal, manifest, recovery, wal};
+use crate::wal::{Extent, Place};
+use crate::{folder, journal, keys, manifest, recovery, wal};
 
 /// What was repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,9 +126,8 @@ impl Store {
 /// What was read of a folder, in a copy that goes when this is dropped.
 pub(crate) struct Rescue {
     pub(crate) found: Found,
-    pub(crate) keyspaces: Keyspaces,
     /// Drops in front of the files it uses.
-    _database: Database,
+    pub(crate) flushed: Flushed,
     _scratch: Scratch,
 }
 
@@ -148,7 +147,7 @@ impl Rescue {
         if !is_new {
             let found = match has_journals {
                 true => inspect_journals(folder, marked).map(drop),
-                false => manifest::check(&folder.fjall()),
+                false => manifest::check(&folder.fjall(), folder.trees()),
             };
             noted(found, &mut damage).map_err(in_folder)?;
         }
@@ -159,7 +158,7 @@ impl Rescue {
         };
         let fjall = scratch.0.join("fjall");
         if !is_new {
-            manifest::rebuild(&fjall).map_err(|trouble| match trouble {
+            manifest::rebuild(&fjall, folder.trees()).map_err(|trouble| match trouble {
                 Trouble::Damage(damage) => beyond(damage.to_string()),
                 other => in_folder(other),
             })?;
@@ -183,18 +182,27 @@ impl Rescue {
             }
             noted(continues, &mut damage).map_err(in_folder)?;
         }
+        let options = Options::default();
+        let kept = Kept::new(folder.wal(), options.kept_min_bytes);
+        let keyspace = &keyspaces[Table::Kept as usize];
+        let (first, last) = keys::all();
+        scan(keyspace, Table::Kept, &first, &last, &mut damage, |key, value| {
+            kept.keep(key.into(), Extent::decode(value)?);
+            Some(())
+        })?;
+        let flushed = Flushed {
+            database,
+            keyspaces,
+            kept: Arc::new(kept),
+            folder: scratch.0.clone(),
+            options,
+            flushed_bytes: AtomicU64::new(0),
+        };
         if !has_journals && !is_new {
-            let copy = Destination {
-                database: database.clone(),
-                keyspaces: keyspaces.clone(),
-                folder: scratch.0.clone(),
-                faults: Faults::default(),
-                flushed_bytes: AtomicU64::new(0),
-            };
-            batches_lost += replay(folder, &copy, marked, &mut damage).map_err(in_folder)?;
+            batches_lost += replay(folder, &flushed, marked, &mut damage).map_err(in_folder)?;
         }
-        noted(recovery::recover(&keyspaces), &mut damage).map_err(in_folder)?;
-        let mut found = examine(&keyspaces)?;
+        noted(recovery::recover(&flushed), &mut damage).map_err(in_folder)?;
+        let mut found = examine(&flushed)?;
         let synced = marked.sequence.max(rescued.synced);
         batches_lost += synced.saturating_sub(found.progress.sequence);
         found.batches_lost = batches_lost;
@@ -203,8 +211,7 @@ impl Rescue {
         }
         Ok(Rescue {
             found,
-            keyspaces,
-            _database: database,
+            flushed,
             _scratch: scratch,
         })
     }
@@ -220,12 +227,7 @@ impl Rescue {
 }
 
 /// Brings to the tables of a copy whatever batches the log holds, also behind damage. Returns how many are missing between.
-fn replay(
-    folder: &Folder,
-    copy: &Destination,
-    marked: Marked,
-    damage: &mut Vec<Damage>,
-) -> Result<u64, Trouble> {
+fn replay(folder: &Folder, copy: &Flushed, marked: Marked, damage: &mut Vec<Damage>) -> Result<u64, Trouble> {
     let mut reader = match recovery::progress(&copy.keyspaces) {
         Ok(Progress { block, sequence, .. }) => {
             wal::Reader::new(&folder.wal(), wal::SEGMENT, Place { block, sequence })
@@ -259,7 +261,8 @@ fn replay(
             None => break,
         }
     }
-    copy.flush(&memtable, || true)?;
+    // None of it is kept.
+    copy.flush(&memtable, u64::MAX, || true)?;
     Ok(missing)
 }
 

@@ -124,7 +124,7 @@ impl Rescue {
         }
         for digest in modules {
             // One that cannot be read was reported.
-            let value = self.keyspaces[Table::Meta as usize].get(keys::module(&digest));
+            let value = self.flushed.keyspaces[Table::Meta as usize].get(keys::module(&digest));
             if let Some(bytes) = value.ok().flatten().and_then(values::read_module) {
                 let len = bytes.len();
                 let bytes = Some(bytes);
@@ -139,7 +139,7 @@ impl Rescue {
             let Some(references) = found.references() else {
                 continue;
             };
-            let chunk = read_chunk(&self.keyspaces[Table::Log as usize], lane, base)?;
+            let chunk = read_chunk(&self.flushed, lane, base)?;
             let chunk = chunk.ok_or(Damage::ChunkMissing { lane, base })?;
             let chunk = Arc::new(chunk.without_dead(&references));
             let len = chunk.len();
@@ -153,7 +153,7 @@ impl Rescue {
         let (first, last) = keys::all();
         let mut written = Ok(());
         scan(
-            &self.keyspaces[Table::Index as usize],
+            &self.flushed.keyspaces[Table::Index as usize],
             Table::Index,
             &first,
             &last,
@@ -227,7 +227,7 @@ impl Rescue {
         batch: &mut Batch,
     ) -> Result<(), StoreError> {
         let mut written = Ok(());
-        scan_state(&self.keyspaces, kind, &mut Vec::new(), |id, value| {
+        scan_state(&self.flushed.keyspaces, kind, &mut Vec::new(), |id, value| {
             if let Some(record) = record(id, value)
                 && written.is_ok()
             {

@@ -170,8 +170,7 @@ impl Store {
                 released: false,
             }));
         }
-        let first = self.get(Table::Log, &keys::chunk(lane, base, 0));
-        let Some(first) = first.map_err(read_failed)? else {
+        let Some(first) = self.0.tables.part(&keys::chunk(lane, base, 0))? else {
             return Ok(None);
         };
         let damage = Damage::Chunk {

@@ -5,6 +5,7 @@
 //! and in any other order most of it is not.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::ops::Deref;
 
 use bytes::Bytes;
@@ -21,19 +22,22 @@ pub(crate) enum Table {
     State = 3,
     Meta = 4,
     Due = 5,
+    /// Which values of [`Table::Log`] are still in the write-ahead log. Only a flush changes it.
+    Kept = 6,
 }
 
 /// All keyspaces, by [`Table`].
 pub(crate) type Keyspaces = [Keyspace; Table::ALL.len()];
 
 impl Table {
-    pub(crate) const ALL: [Table; 6] = [
+    pub(crate) const ALL: [Table; 7] = [
         Table::Log,
         Table::Index,
         Table::Ack,
         Table::State,
         Table::Meta,
         Table::Due,
+        Table::Kept,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -44,6 +48,7 @@ impl Table {
             Table::State => "state",
             Table::Meta => "meta",
             Table::Due => "due",
+            Table::Kept => "kept",
         }
     }
 }
@@ -115,6 +120,8 @@ pub(crate) struct Change {
     /// Whether it is certain that the key was in no batch before, or was removed since: if it is removed while it is in the
     /// memtable, nothing of it goes to a table.
     pub(crate) is_new: bool,
+    /// Where the log has the value of a part of a chunk; see [`crate::wal::Extent`].
+    pub(crate) at: Option<NonZeroU64>,
 }
 
 impl Change {
@@ -123,6 +130,7 @@ impl Change {
             key,
             value: Some(value.into()),
             is_new: false,
+            at: None,
         }
     }
 
@@ -131,6 +139,7 @@ impl Change {
             key,
             value: None,
             is_new: false,
+            at: None,
         }
     }
 }

@@ -21,8 +21,8 @@ use crate::live::Live;
 use crate::mark::{Mark, Marked};
 use crate::options::Options;
 use crate::reclaim::Reclaim;
-use crate::staged::{Keyspaces, Staged, Table, Value};
-use crate::tables::{Destination, Tables};
+use crate::staged::{Staged, Table, Value};
+use crate::tables::{Flushed, Tables};
 use crate::values::{self, Header, Progress};
 use crate::wal::{Room, Wal};
 use crate::{keys, wal};
@@ -79,7 +79,7 @@ impl Chores {
 pub(crate) struct Parts {
     pub(crate) folder: Folder,
     pub(crate) options: Options,
-    pub(crate) tables: Destination,
+    pub(crate) flushed: Flushed,
     pub(crate) wal: Wal,
     pub(crate) mark: Mark,
     pub(crate) progress: Progress,
@@ -90,7 +90,7 @@ impl Store {
     /// Puts the parts together, and notes on disk that the store is in use.
     pub(crate) fn of(parts: Parts) -> Result<Store, StoreError> {
         let room = parts.wal.room();
-        let tables = Tables::start(parts.tables, room.clone());
+        let tables = Tables::start(parts.flushed, room.clone());
         let writer = Writer {
             staged: Staged::default(),
             progress: parts.progress,
@@ -221,14 +221,7 @@ impl Store {
     }
 
     fn part(&self, lane: Lane, base: Offset, number: u16) -> Result<Option<Value>, StoreError> {
-        let value = self.get(Table::Log, &keys::chunk(lane, base, number));
-        value.map_err(|error| match read_from(Table::Log, error) {
-            StoreError::Damaged(_) => {
-                let what = "its table";
-                StoreError::Damaged(Damage::Chunk { lane, base, what })
-            }
-            other => other,
-        })
+        self.0.tables.part(&keys::chunk(lane, base, number))
     }
 
     /// A chunk's end may have come between two of its parts.
@@ -286,18 +279,26 @@ impl Store {
 
     /// Bytes on disk.
     pub fn size(&self) -> u64 {
-        let tables: u64 = self.keyspaces().iter().map(Keyspace::disk_space).sum();
+        let tables: u64 = self.flushed().keyspaces.iter().map(Keyspace::disk_space).sum();
         tables + self.0.room.disk_space().0
     }
 
     /// What the store counts about itself, without waiting for who writes: names in snake case, with the unit where it is not a number of things.
     pub fn figures(&self) -> Vec<(String, u64)> {
         let mut list = self.0.figures.list();
-        let database = self.0.tables.database();
+        let Flushed {
+            database,
+            keyspaces,
+            kept,
+            ..
+        } = self.flushed();
+        let (kept_segment_bytes, kept_bytes) = kept.space();
         let (journal_bytes, journals) = self.0.room.disk_space();
         list.extend([
             ("journal_bytes".to_owned(), journal_bytes),
             ("journals".to_owned(), journals),
+            ("kept_segment_bytes".to_owned(), kept_segment_bytes),
+            ("kept_bytes".to_owned(), kept_bytes),
             ("flushed_bytes".to_owned(), self.0.tables.flushed_bytes()),
             ("cache_bytes".to_owned(), database.cache_size()),
             ("compactions".to_owned(), database.compactions_completed() as u64),
@@ -306,7 +307,7 @@ impl Store {
                 (self.0.options.space_amplification * 100.0) as u64,
             ),
         ]);
-        for (keyspace, table) in self.keyspaces().iter().zip(Table::ALL) {
+        for (keyspace, table) in keyspaces.iter().zip(Table::ALL) {
             list.push((format!("{}_table_bytes", table.name()), keyspace.disk_space()));
         }
         list.extend(self.free_space().ok().map(|free| ("free_bytes".to_owned(), free)));
@@ -367,7 +368,7 @@ impl Store {
         let Progress { sequence, synced, .. } = writer.progress;
         let bytes = writer
             .wal
-            .append(sequence, synced, &writer.staged.changes)
+            .append(sequence, synced, &mut writer.staged.changes)
             .map_err(write_failed)?;
         if commits.iter().copied().flatten().any(is_promised) {
             writer.wal.write_out().map_err(write_failed)?;
@@ -412,7 +413,8 @@ impl Store {
             self.sync_wal(writer)?;
         }
         let block = writer.wal.end();
-        self.0.tables.seal(block)?;
+        let log_bytes = (block - writer.sealed_block) * wal::BLOCK as u64;
+        self.0.tables.seal(block, log_bytes)?;
         writer.sealed_block = block;
         Ok(())
     }
@@ -447,12 +449,12 @@ impl Store {
         self.0.tables.scan(table, range, max)
     }
 
-    /// What is in tables, without what was written since.
-    pub(crate) fn keyspaces(&self) -> &Keyspaces {
-        self.0.tables.keyspaces()
+    /// What was flushed, without what was written since.
+    pub(crate) fn flushed(&self) -> &Flushed {
+        self.0.tables.flushed()
     }
 
-    /// As [`Store::keyspaces`].
+    /// A keyspace of that.
     pub(crate) fn keyspace(&self, table: Table) -> &Keyspace {
         self.0.tables.keyspace(table)
     }
@@ -539,6 +541,14 @@ pub(crate) fn index_entry(key: &[u8], value: &[u8]) -> Result<IndexEntry, Damage
     let (queue, last) = keys::in_queue_parts(key).ok_or_else(|| value_damage(Table::Index, key))?;
     let last = Position(last);
     values::read_index(value, last).ok_or(Damage::Index { queue, last })
+}
+
+/// Damage of a chunk, told by the key of one of its parts.
+pub(crate) fn chunk_damage(key: &[u8], what: &'static str) -> Damage {
+    match keys::chunk_parts(key) {
+        Some((lane, base, _)) => Damage::Chunk { lane, base, what },
+        None => value_damage(Table::Log, key),
+    }
 }
 
 pub(crate) fn value_damage(table: Table, key: &[u8]) -> Damage {

@@ -5,6 +5,7 @@
 //! progress says from where the log is read again, goes last: a crash in between only means that some tables have
 //! already what the log will bring again.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -13,15 +14,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fjall::{AbstractTree, Database, Keyspace, PersistMode, UserKey};
+use fjall::{AbstractTree, Database, Keyspace, PersistMode, UserKey, UserValue};
 
 use crate::error::StoreError;
-use crate::faults::{Faults, Site};
+use crate::faults::Site;
 use crate::folder;
+use crate::kept::{Kept, Plan};
 use crate::memtable::Memtable;
+use crate::options::Options;
 use crate::staged::{Changes, Keyspaces, Table, Value};
-use crate::store::{read_from, write_failed};
-use crate::wal::Room;
+use crate::store::{chunk_damage, read_from, write_failed};
+use crate::wal::{Extent, Room};
 
 /// Most entries of memtables that a scan takes at once.
 const SCAN_ENTRIES: usize = 1_024;
@@ -48,19 +51,21 @@ pub(crate) struct Tables {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where memtables are flushed to.
-pub(crate) struct Destination {
+/// What was flushed: the tables, and the parts of chunks that stay in the log.
+pub(crate) struct Flushed {
     pub(crate) database: Database,
     pub(crate) keyspaces: Keyspaces,
+    /// Parts of chunks that are in no table.
+    pub(crate) kept: Arc<Kept>,
     /// The data folder.
     pub(crate) folder: PathBuf,
-    pub(crate) faults: Faults,
+    pub(crate) options: Options,
     /// Bytes of keys and values written to tables so far.
     pub(crate) flushed_bytes: AtomicU64,
 }
 
 struct Shared {
-    to: Destination,
+    to: Flushed,
     memtables: Mutex<Memtables>,
     /// Told when something is sealed, is in tables, or ends.
     changed: Condvar,
@@ -83,6 +88,8 @@ struct Sealed {
     memtable: Memtable,
     /// Where its last batch ends in the log.
     block: u64,
+    /// Bytes of the log that its batches take.
+    log_bytes: u64,
 }
 
 /// What the thread does.
@@ -96,7 +103,7 @@ impl Tables {
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub(crate) fn start(to: Destination, room: Room) -> std::io::Result<Tables> {
+    pub(crate) fn start(to: Flushed, room: Room) -> std::io::Result<Tables> {
         let shared = Arc::new(Shared {
             to,
             memtables: Mutex::default(),
@@ -112,15 +119,23 @@ impl Tables {
         })
     }
 
-    /// Reads a value.
+    /// Reads a value; parts of chunks with [`Tables::part`].
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> fjall::Result<Option<Value>> {
-        let memtables = self.shared.memtables();
-        let sealed = || memtables.sealed.as_ref()?.memtable.get(table, key);
-        if let Some(last) = memtables.active.get(table, key).or_else(sealed) {
-            return Ok(last);
+        match self.shared.last(table, key) {
+            Some(last) => Ok(last),
+            None => Ok(self.keyspace(table).get(key)?.map(Value::from)),
         }
-        drop(memtables);
-        Ok(self.keyspace(table).get(key)?.map(Value::from))
+    }
+
+    /// Reads a part of a chunk.
+    ///
+    /// # Errors
+    /// As [`Flushed::part`].
+    pub(crate) fn part(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        match self.shared.last(Table::Log, key) {
+            Some(last) => Ok(last),
+            None => self.shared.to.part(key),
+        }
     }
 
     /// Reads keys and values of a range in order, at most `max` of them.
@@ -179,15 +194,19 @@ impl Tables {
         self.shared.memtables().sealed.is_some()
     }
 
-    /// Has everything so far written to tables; `block` is where the last batch ends in the log, and it is synced. Waits for
-    /// what was sealed before, and not for this.
+    /// Has everything so far written to tables; `block` is where the last batch ends in the log, and it is synced. So many
+    /// bytes of the log are of batches behind those that were sealed before. Waits for them, and not for this.
     ///
     /// # Errors
     /// When a flush failed, now or before.
-    pub(crate) fn seal(&self, block: u64) -> Result<(), StoreError> {
+    pub(crate) fn seal(&self, block: u64, log_bytes: u64) -> Result<(), StoreError> {
         let mut memtables = self.shared.flushed()?;
         let memtable = std::mem::take(&mut memtables.active);
-        memtables.sealed = Some(Arc::new(Sealed { memtable, block }));
+        memtables.sealed = Some(Arc::new(Sealed {
+            memtable,
+            block,
+            log_bytes,
+        }));
         drop(memtables);
         self.shared.changed.notify_all();
         Ok(())
@@ -222,13 +241,9 @@ impl Tables {
         &self.shared.to.keyspaces[table as usize]
     }
 
-    /// What is in tables alone.
-    pub(crate) fn keyspaces(&self) -> &Keyspaces {
-        &self.shared.to.keyspaces
-    }
-
-    pub(crate) fn database(&self) -> &Database {
-        &self.shared.to.database
+    /// What was flushed, without memtables.
+    pub(crate) fn flushed(&self) -> &Flushed {
+        &self.shared.to
     }
 }
 
@@ -258,9 +273,9 @@ impl Shared {
             };
             // A panic must not leave writers waiting for ever.
             let flushed = catch_unwind(AssertUnwindSafe(|| {
-                self.to
-                    .flush(&sealed.memtable, || !self.memtables().stopping)
-                    .and_then(|()| room.release(sealed.block).map_err(write_failed))
+                let may_wait = || !self.memtables().stopping;
+                self.to.flush(&sealed.memtable, sealed.log_bytes, may_wait)?;
+                self.release(room, sealed.block).map_err(write_failed)
             }));
             let flushed = flushed
                 .unwrap_or_else(|_| Err(StoreError::Write("the thread that flushes panicked".to_owned())));
@@ -276,6 +291,23 @@ impl Shared {
             drop(memtables);
             self.changed.notify_all();
         }
+    }
+
+    /// Lets the log have its segments back, but for those that parts are kept in.
+    fn release(&self, room: &Room, block: u64) -> std::io::Result<()> {
+        let kept: BTreeSet<u64> = self.to.kept.segments();
+        room.release(block, |segment| kept.contains(&segment))?;
+        for segment in self.to.kept.take_empty() {
+            room.let_go(segment)?;
+        }
+        Ok(())
+    }
+
+    /// The last value of a key in a memtable, as [`Memtable::get`].
+    fn last(&self, table: Table, key: &[u8]) -> Option<Option<Value>> {
+        let memtables = self.memtables();
+        let sealed = || memtables.sealed.as_ref()?.memtable.get(table, key);
+        memtables.active.get(table, key).or_else(sealed)
     }
 
     /// Waits for something to do; `None` when the thread shall end.
@@ -351,30 +383,90 @@ fn entries_at_once(max: usize) -> usize {
     max.clamp(1, SCAN_ENTRIES)
 }
 
-impl Destination {
-    /// Writes a memtable to tables, those of the state last. Where too many wait to be merged, it waits for that as long as
-    /// `may_wait` says so.
+impl Flushed {
+    /// Reads a part of a chunk that was flushed.
+    ///
+    /// # Errors
+    /// When reading fails, or the part is not what was written.
+    pub(crate) fn part(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        while let Some(extent) = self.kept.extent(key) {
+            match self.kept.read(key, extent) {
+                // It was moved or removed, and its segment written again.
+                Err(StoreError::Damaged(_)) if self.kept.extent(key) != Some(extent) => {}
+                read => return read.map(|value| Some(value.into())),
+            }
+        }
+        let value = self.keyspaces[Table::Log as usize].get(key);
+        let value = value.map_err(|error| match read_from(Table::Log, error) {
+            StoreError::Damaged(_) => StoreError::Damaged(chunk_damage(key, "its table")),
+            other => other,
+        });
+        Ok(value?.map(Value::from))
+    }
+
+    /// Writes a memtable, which came to so many bytes of the log, to tables, those of the state last. Where too many wait to
+    /// be merged, it waits for that as long as `may_wait` says so.
     ///
     /// # Errors
     /// When a write fails. Some keyspaces may have their tables then.
-    pub(crate) fn flush(&self, memtable: &Memtable, may_wait: impl Fn() -> bool) -> Result<(), StoreError> {
+    pub(crate) fn flush(
+        &self,
+        memtable: &Memtable,
+        log_bytes: u64,
+        may_wait: impl Fn() -> bool,
+    ) -> Result<(), StoreError> {
         const ORDER: [Table; Table::ALL.len()] = [
             Table::Log,
+            Table::Kept,
             Table::Index,
             Table::Ack,
             Table::Due,
             Table::Meta,
             Table::State,
         ];
+        let allowed = |live| self.options.disk_allowed(live, 1);
+        let mut plan = self.kept.plan(memtable, log_bytes, allowed);
         for table in ORDER {
-            self.faults.visit(Site::Flush).map_err(write_failed)?;
+            self.options.faults.visit(Site::Flush).map_err(write_failed)?;
             let keyspace = &self.keyspaces[table as usize];
-            self.wait_for_merges(keyspace, &may_wait)
-                .and_then(|()| write_tables(keyspace, memtable, table))
-                .map(|bytes| self.flushed_bytes.fetch_add(bytes, Ordering::Relaxed))
-                .map_err(|error| self.explain(error))?;
+            let written = self
+                .wait_for_merges(keyspace, &may_wait)
+                .and_then(|()| match table {
+                    Table::Log => self.write_log(memtable, &mut plan),
+                    Table::Kept => write_kept(keyspace, &plan),
+                    _ => write_tables(keyspace, entries(memtable, table)),
+                });
+            let bytes = written.map_err(|error| self.explain(error))?;
+            self.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
+        self.kept.apply(plan);
         Ok(())
+    }
+
+    /// Writes the parts of chunks that are not kept.
+    fn write_log(&self, memtable: &Memtable, plan: &mut Plan) -> fjall::Result<u64> {
+        // One that cannot be read stays where it is: who needs it is told then.
+        let mut unread = Vec::new();
+        let moved = plan.moved.iter().filter_map(|(key, extent)| {
+            let value = self.kept.read(key, *extent);
+            let value = value.inspect_err(|error| {
+                tracing::warn!(%error, "a part of a chunk cannot be moved to a table");
+                unread.push(key.clone());
+            });
+            Some((key, Some(Value::from(value.ok()?))))
+        });
+        let changed = memtable.table(Table::Log).filter_map(|(key, last)| {
+            match plan.changed.get(key) {
+                // What is new is in no table.
+                Some(Some(_)) => (!last.is_new).then_some((key, None)),
+                _ => Some((key, last.value.clone())),
+            }
+        });
+        let bytes = write_tables(&self.keyspaces[Table::Log as usize], merge(changed, moved))?;
+        for key in unread {
+            plan.changed.remove(&key);
+        }
+        Ok(bytes)
     }
 
     fn wait_for_merges(&self, keyspace: &Keyspace, may_wait: impl Fn() -> bool) -> fjall::Result<()> {
@@ -405,17 +497,48 @@ impl Destination {
     }
 }
 
-/// Writes a keyspace's part of a memtable to tables that go in front of all others; all of it is there then, or nothing.
-/// Returns how many bytes it was.
-fn write_tables(keyspace: &Keyspace, memtable: &Memtable, table: Table) -> fjall::Result<u64> {
-    let mut changes = memtable.table(table).peekable();
-    if changes.peek().is_none() {
+/// A table's keys and last values in a memtable.
+fn entries(memtable: &Memtable, table: Table) -> impl Iterator<Item = (&UserKey, Option<Value>)> {
+    memtable.table(table).map(|(key, last)| (key, last.value.clone()))
+}
+
+/// Two rising sequences as one. No key is in both.
+fn merge<'a>(
+    one: impl Iterator<Item = (&'a UserKey, Option<Value>)>,
+    other: impl Iterator<Item = (&'a UserKey, Option<Value>)>,
+) -> impl Iterator<Item = (&'a UserKey, Option<Value>)> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    std::iter::from_fn(move || match (one.peek(), other.peek()) {
+        (Some((key, _)), Some((lower, _))) if lower < key => other.next(),
+        (Some(_), _) => one.next(),
+        (None, _) => other.next(),
+    })
+}
+
+/// Writes which parts are kept and which are not any more.
+fn write_kept(keyspace: &Keyspace, plan: &Plan) -> fjall::Result<u64> {
+    let value = |extent: &Extent| Value::from(UserValue::new(&extent.encode()));
+    let entries = plan.changed.iter();
+    write_tables(
+        keyspace,
+        entries.map(|(key, extent)| (key, extent.as_ref().map(value))),
+    )
+}
+
+/// Writes keys and their last values, in order, to tables that go in front of all others; all of it is there then, or
+/// nothing. Returns how many bytes it was.
+fn write_tables<'a>(
+    keyspace: &Keyspace,
+    entries: impl Iterator<Item = (&'a UserKey, Option<Value>)>,
+) -> fjall::Result<u64> {
+    let mut entries = entries.peekable();
+    if entries.peek().is_none() {
         return Ok(0);
     }
     let mut tables = keyspace.start_ingestion()?;
     let mut bytes = 0;
-    for (key, value) in changes {
-        bytes += key.len() + value.map_or(0, |value| value.len());
+    for (key, value) in entries {
+        bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
         match value {
             Some(value) => tables.write(key.clone(), value.for_table())?,
             None => tables.write_tombstone(key.clone())?,
@@ -443,11 +566,12 @@ mod tests {
             .open()
             .unwrap();
         let open = |table: Table| database.keyspace(table.name(), KeyspaceCreateOptions::default);
-        let to = Destination {
+        let to = Flushed {
             keyspaces: Table::ALL.map(|table| open(table).unwrap()),
             database: database.clone(),
+            kept: Arc::new(Kept::new(folder.path().to_owned(), usize::MAX)),
             folder: folder.path().to_owned(),
-            faults: Faults::default(),
+            options: Options::default(),
             flushed_bytes: AtomicU64::new(0),
         };
         let waited = Cell::new(0);
@@ -457,7 +581,7 @@ mod tests {
             let mut memtable = Memtable::default();
             memtable.take(&mut changes);
             waited.set(0);
-            to.flush(&memtable, || {
+            to.flush(&memtable, 0, || {
                 waited.set(waited.get() + 1);
                 waited.get() < 15
             })

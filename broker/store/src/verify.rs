@@ -64,6 +64,6 @@ impl Store {
     /// When reading fails for a reason other than damage.
     pub fn verify(&self) -> Result<Report, StoreError> {
         self.flush()?;
-        Ok(examine(self.keyspaces())?.report())
+        Ok(examine(self.flushed())?.report())
     }
 }

@@ -23,7 +23,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 fn chunk(offset: u64) -> Arc<Chunk> {
     let mut builder = ChunkBuilder::new(Lane::Queues, Offset(offset), 1_000);
-    builder.push(ExchangeId(1), None, b"meta", &offset.to_be_bytes().repeat(200));
+    builder.push(ExchangeId(1), None, b"meta", &offset.to_be_bytes().repeat(400));
     Arc::new(builder.finish())
 }
 
@@ -42,9 +42,17 @@ fn entry(offset: u64) -> IndexEntry {
     }
 }
 
-/// A stopped store, half of it in tables and half in the write-ahead log.
+/// Chunks stay in the write-ahead log.
+fn options() -> Options {
+    Options {
+        kept_min_bytes: 1_024,
+        ..Options::default()
+    }
+}
+
+/// A stopped store, half of which was flushed. Chunks are kept, their index is in tables or is read from the log again.
 fn fill(dir: &Path) {
-    let (store, _) = Store::open(dir, Options::default()).unwrap();
+    let (store, _) = Store::open(dir, options()).unwrap();
     let define = Record::Define {
         key: DefinitionKey::Vhost(VhostId(1)),
         definition: Some(Definition::Vhost("/".to_owned())),
@@ -105,7 +113,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// Opens the folder and reads everything. What comes back without an error is what was written.
 fn open_and_compare(dir: &Path) -> Result<(), String> {
-    let (store, restored) = Store::open(dir, Options::default()).map_err(|e| e.to_string())?;
+    let (store, restored) = Store::open(dir, options()).map_err(|e| e.to_string())?;
     let vhost = (
         DefinitionKey::Vhost(VhostId(1)),
         Definition::Vhost("/".to_owned()),

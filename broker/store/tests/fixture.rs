@@ -22,7 +22,7 @@ use pointsman_protocol::publish::Outcome;
 use pointsman_store::{Options, Store};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
-const FORMATS: [&str; 2] = ["format-1.store", "format-2.store"];
+const FORMATS: [&str; 3] = ["format-1.store", "format-2.store", "format-3.store"];
 const ORDERS: QueueId = QueueId(1);
 const LARGE: QueueId = QueueId(2);
 const VHOST: VhostId = VhostId(1);

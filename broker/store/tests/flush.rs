@@ -20,8 +20,21 @@ fn options() -> Options {
     }
 }
 
-fn open(dir: &Path) -> Store {
-    Store::open(dir, options()).unwrap().0
+/// With chunks in tables, in the log, and moved from there to tables by the flush that comes next.
+fn all_options() -> [Options; 3] {
+    let in_log = Options {
+        kept_min_bytes: 1_024,
+        ..options()
+    };
+    let moved = Options {
+        reclaim_slack_bytes: 0,
+        ..in_log.clone()
+    };
+    [options(), in_log, moved]
+}
+
+fn open(dir: &Path, options: &Options) -> Store {
+    Store::open(dir, options.clone()).unwrap().0
 }
 
 /// Two messages, at positions that are twice the chunk's offset and the one behind.
@@ -119,8 +132,12 @@ fn figure(store: &Store, name: &str) -> u64 {
 
 #[test]
 fn whatever_comes_goes_and_is_flushed_in_between_what_is_read_is_what_is_left() {
+    all_options().iter().for_each(come_and_go);
+}
+
+fn come_and_go(options: &Options) {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = open(dir.path());
+    let mut store = open(dir.path(), options);
     let seed = std::env::var("SEED").map_or(7, |seed| seed.parse().unwrap());
     let mut random = fastrand::Rng::with_seed(seed);
     let mut left = Left::new();
@@ -154,7 +171,7 @@ fn whatever_comes_goes_and_is_flushed_in_between_what_is_read_is_what_is_left() 
             97 => store.flush().unwrap(),
             98 => {
                 drop(store);
-                store = open(dir.path());
+                store = open(dir.path(), options);
             }
             _ => check(&store, &left, random.usize(1..50)),
         }
@@ -163,7 +180,7 @@ fn whatever_comes_goes_and_is_flushed_in_between_what_is_read_is_what_is_left() 
     store.flush().unwrap();
     check(&store, &left, 7);
     drop(store);
-    let store = open(dir.path());
+    let store = open(dir.path(), options);
     check(&store, &left, 1_000);
     check_tables(&store, &left);
     // Of what was settled nothing is left anywhere.
@@ -189,9 +206,15 @@ fn what_is_settled_before_a_flush_goes_to_no_table() {
 
 #[test]
 fn a_flush_that_fails_between_any_two_keyspaces_loses_and_brings_back_nothing() {
-    for skip in 0..6 {
+    let large = Options::default();
+    let options = all_options().map(|options| Options {
+        memtable_bytes: large.memtable_bytes,
+        wal_bytes: large.wal_bytes,
+        ..options
+    });
+    for (skip, options) in (0..7).flat_map(|skip| options.iter().map(move |options| (skip, options))) {
         let dir = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
+        let store = open(dir.path(), options);
         let mut left = Left::new();
         for base in (0..200).step_by(2) {
             store.apply(&[&publish(base)], true).unwrap();
@@ -214,7 +237,7 @@ fn a_flush_that_fails_between_any_two_keyspaces_loses_and_brings_back_nothing() 
         assert!(matches!(store.apply(&[], true), Err(StoreError::Stopped(_))));
         check(&store, &left, 1_000);
         drop(store);
-        let (store, restored) = Store::open(dir.path(), Options::default()).unwrap();
+        let (store, restored) = Store::open(dir.path(), options.clone()).unwrap();
         assert_eq!(restored.next_offsets[0], Offset(300));
         check(&store, &left, 1_000);
         check_tables(&store, &left);
@@ -224,7 +247,7 @@ fn a_flush_that_fails_between_any_two_keyspaces_loses_and_brings_back_nothing() 
 #[test]
 fn whoever_commits_is_told_of_a_flush_that_failed_in_the_background() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+    let store = open(dir.path(), &options());
     store.faults().fail(Site::Flush, 2, ErrorKind::StorageFull);
     let failed = (0..)
         .step_by(2)
@@ -235,7 +258,7 @@ fn whoever_commits_is_told_of_a_flush_that_failed_in_the_background() {
 #[test]
 fn the_log_is_as_long_as_what_is_not_in_tables_and_no_longer() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+    let store = open(dir.path(), &options());
     for base in (0..20_000).step_by(2) {
         store.apply(&[&publish(base)], false).unwrap();
     }

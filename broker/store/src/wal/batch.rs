@@ -7,9 +7,12 @@
 //! 1 u8 keyspace, u8 0 for a value or 1 for a removal, u16 length of the key, u32 length of the value, key, value    each change
 //! ```
 
+use std::num::NonZeroU64;
+
 use bytes::{Buf, Bytes};
 use fjall::{UserKey, UserValue};
 
+use super::block::PAYLOAD;
 use crate::staged::{Change, Changes, Table, Value};
 
 /// Length of what comes in front of a key, in bytes.
@@ -44,8 +47,19 @@ pub(super) fn encode<E>(changes: &Changes, mut put: impl FnMut(&[u8]) -> Result<
     Ok(())
 }
 
-/// Reads a payload back; `None` when it is not one.
-pub(super) fn decode(mut payload: Bytes) -> Option<Changes> {
+/// Notes where parts of chunks will lie, in a batch that begins at this block.
+pub(super) fn locate(changes: &mut Changes, block: u64) {
+    let mut at = block * PAYLOAD as u64 + 8;
+    // They come first in a batch.
+    for change in &mut changes[Table::Log as usize] {
+        at += (FIXED + change.key.len()) as u64;
+        change.at = NonZeroU64::new(at);
+        at += change.value.as_ref().map_or(0, |value| value.len() as u64);
+    }
+}
+
+/// Reads the payload of a batch that begins at this block; `None` when it is not one.
+pub(super) fn decode(mut payload: Bytes, block: u64) -> Option<Changes> {
     let len = payload.try_get_u64().ok()?;
     let mut payload = payload
         .get(..usize::try_from(len).ok()?)
@@ -53,6 +67,9 @@ pub(super) fn decode(mut payload: Bytes) -> Option<Changes> {
     let mut changes = Changes::default();
     while !payload.is_empty() {
         let table = payload.try_get_u8().ok()?;
+        if table == Table::Kept as u8 {
+            return None;
+        }
         let removed = payload.try_get_u8().ok()?;
         let key_len = usize::from(payload.try_get_u16().ok()?);
         let value_len = payload.try_get_u32().ok()? as usize;
@@ -69,8 +86,10 @@ pub(super) fn decode(mut payload: Bytes) -> Option<Changes> {
             key,
             value: (removed == 0).then_some(value),
             is_new: false,
+            at: None,
         });
     }
+    locate(&mut changes, block);
     Some(changes)
 }
 
@@ -97,12 +116,31 @@ mod tests {
         assert_eq!(payload, golden);
         assert_eq!(payload.len(), len(&changes()));
         payload.extend_from_slice(&[0; 50]);
-        assert_eq!(decode(payload.into()), Some(changes()));
+        assert_eq!(decode(payload.into(), 0), Some(changes()));
+    }
+
+    #[test]
+    fn parts_of_chunks_are_where_they_were_written() {
+        let mut changes = changes();
+        let values = ["one", "three"].map(|value| Change::put("key".into(), UserValue::from(value)));
+        changes[Table::Log as usize] = values.into();
+        let mut payload = Vec::new();
+        encode(&changes, |bytes| {
+            payload.extend_from_slice(bytes);
+            Ok::<_, ()>(())
+        })
+        .unwrap();
+        locate(&mut changes, 2);
+        for change in &changes[Table::Log as usize] {
+            let at = change.at.unwrap().get() as usize - 2 * PAYLOAD;
+            assert!(payload[at..].starts_with(change.value.as_ref().unwrap()));
+        }
+        assert_eq!(decode(payload.into(), 2), Some(changes));
     }
 
     #[test]
     fn what_is_no_batch_is_none() {
-        assert_eq!(decode(Bytes::new()), None);
+        assert_eq!(decode(Bytes::new(), 0), None);
         let mut payload = Vec::new();
         encode(&changes(), |bytes| {
             payload.extend_from_slice(bytes);
@@ -111,7 +149,7 @@ mod tests {
         .unwrap();
         for len in 0..payload.len() {
             assert_eq!(
-                decode(Bytes::copy_from_slice(&payload[..len])),
+                decode(Bytes::copy_from_slice(&payload[..len]), 0),
                 None,
                 "{len} bytes"
             );
@@ -124,12 +162,12 @@ mod tests {
                 .iter_mut()
                 .skip(7)
                 .for_each(|byte| *byte ^= random.u8(..) & random.u8(..) & random.u8(..));
-            let _ = decode(noise.into());
+            let _ = decode(noise.into(), 0);
         }
         for (at, byte) in [(8, 6), (9, 2), (11, 200)] {
             let mut changed = payload.clone();
             changed[at] = byte;
-            assert_eq!(decode(changed.into()), None, "byte {at}");
+            assert_eq!(decode(changed.into(), 0), None, "byte {at}");
         }
     }
 }

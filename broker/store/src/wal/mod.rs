@@ -9,11 +9,13 @@
 mod batch;
 mod block;
 mod buffer;
+mod extent;
 mod read;
 mod segments;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -24,8 +26,10 @@ use std::time::Instant;
 pub(crate) use block::BLOCK;
 use block::{HEADER, Header, PAYLOAD};
 use buffer::Buffer;
+pub(crate) use extent::{EXTENT_MAX, Extent, ExtentReader};
 pub(crate) use read::{Behind, Reader};
-use segments::{Segments, path};
+use segments::Segments;
+pub(crate) use segments::path as segment_path;
 
 use crate::staged::Changes;
 
@@ -56,6 +60,8 @@ pub(crate) struct Wal {
     wants_segment: bool,
     /// When a segment was half full last.
     half_full: Instant,
+    /// Syncs since then.
+    syncs: u64,
     /// The next block.
     end: u64,
     buffer: Buffer,
@@ -81,20 +87,32 @@ impl Room {
         self.0.disk_space()
     }
 
-    /// Nothing in front of this block is needed any more.
-    pub(crate) fn release(&self, block: u64) -> io::Result<()> {
-        self.0.release(block)
+    /// Nothing in front of this block is needed to recover any more; segments that `is_kept` says are kept.
+    pub(crate) fn release(&self, block: u64, is_kept: impl Fn(u64) -> bool) -> io::Result<()> {
+        self.0.release(block, is_kept)
+    }
+
+    /// A segment that was kept is not needed any more.
+    pub(crate) fn let_go(&self, segment: u64) -> io::Result<()> {
+        self.0.let_go(segment)
     }
 }
 
 impl Wal {
     /// Goes on behind `end`. What lies in front of `begin` is not needed; `stale` are blocks behind the end that must not
-    /// be taken for more of it.
-    pub(crate) fn open(folder: &Path, segment: u64, begin: u64, end: u64, stale: &[u64]) -> io::Result<Wal> {
+    /// be taken for more of it, and `kept` are segments that something lies in.
+    pub(crate) fn open(
+        folder: &Path,
+        segment: u64,
+        begin: u64,
+        end: u64,
+        stale: &[u64],
+        kept: BTreeSet<u64>,
+    ) -> io::Result<Wal> {
         fs::create_dir_all(folder)?;
         wipe(folder, segment, stale)?;
         let (oldest, current) = (begin / segment, end / segment);
-        let segments = Segments::open(folder.to_owned(), segment, oldest, current)?;
+        let segments = Segments::open(folder.to_owned(), segment, oldest, current, kept)?;
         let file = segments.take(current)?;
         Ok(Wal {
             segments: Arc::new(segments),
@@ -102,6 +120,7 @@ impl Wal {
             unsynced: Vec::new(),
             wants_segment: false,
             half_full: Instant::now(),
+            syncs: 0,
             end,
             buffer: Buffer::new(WRITE_BYTES),
             buffered: 0,
@@ -109,13 +128,14 @@ impl Wal {
     }
 
     /// Adds a batch; `synced` is the last one that is. What comes to less than a mebibyte is not written yet. Returns how
-    /// many bytes it takes.
+    /// many bytes it takes, and notes in the changes where the log has parts of chunks.
     ///
     /// # Errors
     /// When a write fails. Part of the batch may be there then, and nothing may be appended any more.
-    pub(crate) fn append(&mut self, sequence: u64, synced: u64, changes: &Changes) -> io::Result<u64> {
+    pub(crate) fn append(&mut self, sequence: u64, synced: u64, changes: &mut Changes) -> io::Result<u64> {
         let count = blocks(changes);
         let began = self.end;
+        batch::locate(changes, began);
         let mut blocks = Blocks {
             header: Header {
                 number: began,
@@ -139,7 +159,8 @@ impl Wal {
         let is_half_full = (began + half) / self.segments.blocks < (self.end + half) / self.segments.blocks;
         if is_half_full {
             let before = std::mem::replace(&mut self.half_full, Instant::now());
-            self.segments.filled_in(before.elapsed());
+            let syncs = std::mem::take(&mut self.syncs);
+            self.segments.filled_in(before.elapsed(), syncs);
             self.wants_segment |= self.segments.is_short();
         }
         Ok(count * BLOCK as u64)
@@ -168,6 +189,7 @@ impl Wal {
     /// When a write or sync fails: what was written since the last one may or may not be on disk.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.write_out()?;
+        self.syncs += 1;
         for file in std::mem::take(&mut self.unsynced) {
             file.sync_data()?;
         }
@@ -292,7 +314,7 @@ fn wipe(folder: &Path, segment: u64, blocks: &[u64]) -> io::Result<()> {
     for of_segment in blocks.chunk_by(|one, next| one / segment == next / segment) {
         let file = OpenOptions::new()
             .write(true)
-            .open(path(folder, of_segment[0] / segment))?;
+            .open(segment_path(folder, of_segment[0] / segment))?;
         for block in of_segment {
             file.write_all_at(&[0; BLOCK], block % segment * BLOCK as u64)?;
         }

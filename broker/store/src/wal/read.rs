@@ -52,9 +52,11 @@ impl Reader {
         }
     }
 
-    /// As [`Reader::new`], from the first block there is.
+    /// As [`Reader::new`], from the first block there is without a gap behind: segments in front of one were only kept.
     pub(crate) fn from_oldest(folder: &Path, segment: u64) -> io::Result<Reader> {
-        let oldest = list(folder)?.first().copied().unwrap_or_default();
+        let numbers = list(folder)?;
+        let mut stretches = numbers.chunk_by(|one, next| one + 1 == *next);
+        let oldest = stretches.next_back().map_or(0, |stretch| stretch[0]);
         let mut reader = Reader::new(folder, segment, Place::default());
         reader.at.block = oldest * segment;
         if let Some(header) = reader.next_whole(oldest * segment)? {
@@ -88,9 +90,9 @@ impl Reader {
                 break;
             }
         }
-        let damage = self.damage_at(self.at.block);
+        let (began, damage) = (self.at.block, self.damage_at(self.at.block));
         self.at = Place { block, sequence };
-        Ok(Some(batch::decode(Bytes::from(payload)).ok_or(damage)?))
+        Ok(Some(batch::decode(Bytes::from(payload), began).ok_or(damage)?))
     }
 
     /// Looks at everything behind the last batch.

@@ -2,9 +2,9 @@
 //!
 //! Segment `n` holds the blocks from `n` times its length on. One whose batches are all in tables becomes the next one
 //! behind the last: to sync what was written over something takes about half of the time that it takes to make a file
-//! longer, and a sixth when it is much (`make bench`, raw limits). So a new one is written once before it is used.
+//! longer (`make bench`, raw limits). So a new one is written once before it is used, unless syncs are of much.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -36,6 +36,12 @@ const NEW_BYTES: usize = 64 * 1024;
 /// Longest pause behind each piece, so that commits have their turn.
 const PAUSE_MAX: Duration = Duration::from_millis(2);
 
+/// When a segment was filled with fewer syncs than that, a new one is not written before it is used: syncs of much gain nothing
+/// by it.
+const SYNCS_MIN: u64 = 128;
+
+const NOT_WRITTEN: u64 = u64::MAX;
+
 /// The segments of one log, shared by the thread that writes and the one that makes tables.
 #[derive(Debug)]
 pub(super) struct Segments {
@@ -44,15 +50,17 @@ pub(super) struct Segments {
     pub(super) blocks: u64,
     /// How many there are.
     count: AtomicU64,
-    /// Pause behind each piece of a new one, in microseconds.
+    /// Pause behind each piece of a new one, in microseconds; [`NOT_WRITTEN`] when it is not written at all.
     pause: AtomicU64,
     ring: Mutex<Ring>,
 }
 
 #[derive(Debug)]
 struct Ring {
-    /// The first that holds something; those in front of it are gone.
+    /// The first that is needed to recover; those in front of it are gone, but for the kept ones.
     oldest: u64,
+    /// Those in front of it that something lies in.
+    kept: BTreeSet<u64>,
     /// Those behind the one that is written to, in order.
     ready: VecDeque<(u64, Arc<File>)>,
     /// The number behind the last.
@@ -60,12 +68,21 @@ struct Ring {
 }
 
 impl Segments {
-    /// Takes over what lies in the folder: the segments from `oldest` on, of which those behind `current` are written
-    /// again. Removes all others.
-    pub(super) fn open(folder: PathBuf, blocks: u64, oldest: u64, current: u64) -> io::Result<Segments> {
+    /// Takes over what lies in the folder: the kept segments, and those from `oldest` on, of which those behind `current`
+    /// are written again. Removes all others.
+    pub(super) fn open(
+        folder: PathBuf,
+        blocks: u64,
+        oldest: u64,
+        current: u64,
+        mut kept: BTreeSet<u64>,
+    ) -> io::Result<Segments> {
         let is_there = path(&folder, current).exists();
+        let oldest = if is_there { oldest } else { current };
+        kept.retain(|number| *number < oldest);
         let mut ring = Ring {
-            oldest: if is_there { oldest } else { current },
+            oldest,
+            kept,
             ready: VecDeque::new(),
             next: if is_there { current + 1 } else { current },
         };
@@ -75,7 +92,7 @@ impl Segments {
         }
         for number in list(&folder)? {
             let path = path(&folder, number);
-            if (oldest..=current).contains(&number) {
+            if (oldest..=current).contains(&number) || ring.kept.contains(&number) {
                 continue;
             }
             let file = open(&path, false)?;
@@ -89,7 +106,7 @@ impl Segments {
         let segments = Segments {
             folder,
             blocks,
-            count: AtomicU64::new(ring.next - ring.oldest),
+            count: AtomicU64::new(ring.next - ring.oldest + ring.kept.len() as u64),
             pause: AtomicU64::new(0),
             ring: Mutex::new(ring),
         };
@@ -123,12 +140,15 @@ impl Segments {
         self.ring().ready.is_empty()
     }
 
-    /// One segment was filled in that time. The next new one is made ready in half of the time that half of one takes, from
-    /// when it is asked for until it is needed.
-    pub(super) fn filled_in(&self, time: Duration) {
+    /// One segment was filled in that time, with so many syncs. The next new one is made ready in half of the time that half of
+    /// one takes, from when it is asked for until it is needed.
+    pub(super) fn filled_in(&self, time: Duration, syncs: u64) {
         let pieces = (self.blocks * BLOCK as u64).div_ceil(NEW_BYTES as u64);
-        let pause = (time / 4 / pieces as u32).min(PAUSE_MAX);
-        self.pause.store(pause.as_micros() as u64, Ordering::Relaxed);
+        let pause = match syncs {
+            ..SYNCS_MIN => NOT_WRITTEN,
+            _ => (time / 4 / pieces as u32).min(PAUSE_MAX).as_micros() as u64,
+        };
+        self.pause.store(pause, Ordering::Relaxed);
     }
 
     /// Makes one more segment ready.
@@ -142,16 +162,18 @@ impl Segments {
         made
     }
 
-    /// Writes all of a segment once.
+    /// Makes the file of a segment, and writes all of it once where that is worth it.
     fn write_new(&self, new: &Path) -> io::Result<File> {
-        let pause = Duration::from_micros(self.pause.load(Ordering::Relaxed));
         let file = open(new, true)?;
         let len = self.blocks * BLOCK as u64;
         allocate(&file, len)?;
-        let zeros = Buffer::new(NEW_BYTES.min(len as usize));
-        for at in (0..len).step_by(zeros.all().len()) {
-            file.write_all_at(&zeros.all()[..NEW_BYTES.min((len - at) as usize)], at)?;
-            std::thread::sleep(pause);
+        let pause = self.pause.load(Ordering::Relaxed);
+        if pause != NOT_WRITTEN {
+            let zeros = Buffer::new(NEW_BYTES.min(len as usize));
+            for at in (0..len).step_by(zeros.all().len()) {
+                file.write_all_at(&zeros.all()[..NEW_BYTES.min((len - at) as usize)], at)?;
+                std::thread::sleep(Duration::from_micros(pause));
+            }
         }
         file.sync_all()?;
         Ok(file)
@@ -168,13 +190,37 @@ impl Segments {
         Ok(())
     }
 
-    /// Lets segments in front of this block be written again.
-    pub(super) fn release(&self, block: u64) -> io::Result<()> {
-        let first_kept = block / self.blocks;
+    /// Lets segments in front of this block be written again, but for those that are kept.
+    pub(super) fn release(&self, block: u64, is_kept: impl Fn(u64) -> bool) -> io::Result<()> {
+        let first_needed = block / self.blocks;
         let mut ring = self.ring();
+        let mut released = Vec::new();
+        while ring.oldest < first_needed {
+            let number = ring.oldest;
+            match is_kept(number) {
+                true => _ = ring.kept.insert(number),
+                false => released.push(number),
+            }
+            ring.oldest += 1;
+        }
+        self.renew(&mut ring, &released)
+    }
+
+    /// Lets a segment that was kept be written again.
+    pub(super) fn let_go(&self, number: u64) -> io::Result<()> {
+        let mut ring = self.ring();
+        match ring.kept.remove(&number) {
+            true => self.renew(&mut ring, &[number]),
+            // It is not behind what is needed yet.
+            false => Ok(()),
+        }
+    }
+
+    /// Puts segments that nothing is in behind the last one, or removes them where enough are ready.
+    fn renew(&self, ring: &mut Ring, released: &[u64]) -> io::Result<()> {
         let mut renewed = Vec::new();
-        while ring.oldest < first_kept {
-            let path_now = path(&self.folder, ring.oldest);
+        for &number in released {
+            let path_now = path(&self.folder, number);
             if ring.ready.len() + renewed.len() < READY_MAX {
                 let new = path(&self.folder, ring.next);
                 fs::rename(&path_now, &new)?;
@@ -183,9 +229,8 @@ impl Segments {
             } else {
                 fs::remove_file(&path_now)?;
             }
-            ring.oldest += 1;
         }
-        self.note(&ring);
+        self.note(ring);
         if renewed.is_empty() {
             return Ok(());
         }
@@ -213,7 +258,8 @@ impl Segments {
     }
 
     fn note(&self, ring: &Ring) {
-        self.count.store(ring.next - ring.oldest, Ordering::Relaxed);
+        let count = ring.next - ring.oldest + ring.kept.len() as u64;
+        self.count.store(count, Ordering::Relaxed);
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -222,7 +268,7 @@ impl Segments {
 }
 
 /// Where a segment is.
-pub(super) fn path(folder: &Path, number: u64) -> PathBuf {
+pub(crate) fn path(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number}{ENDING}"))
 }
 

@@ -18,20 +18,27 @@ fn batch(byte: u8, len: usize) -> Changes {
 
 /// A new log.
 fn create(folder: &Path) -> Wal {
-    Wal::open(folder, SHORT, 0, 0, &[]).unwrap()
+    Wal::open(folder, SHORT, 0, 0, &[], BTreeSet::new()).unwrap()
 }
 
 /// Appends a batch and writes it.
 fn append(wal: &mut Wal, sequence: u64, synced: u64, changes: &Changes) {
-    wal.append(sequence, synced, changes).unwrap();
+    wal.append(sequence, synced, &mut changes.clone()).unwrap();
     wal.write_out().unwrap();
+}
+
+/// The next batch, as it was before it had a place.
+fn next(reader: &mut Reader) -> Option<Changes> {
+    let mut changes = reader.next().unwrap()?;
+    changes.iter_mut().flatten().for_each(|change| change.at = None);
+    Some(changes)
 }
 
 /// All batches from a place on, and where they end.
 fn read(folder: &Path, from: Place) -> (Vec<Changes>, Place, Vec<u64>) {
     let mut reader = Reader::new(folder, SHORT, from);
     let mut batches = Vec::new();
-    while let Some(changes) = reader.next().unwrap() {
+    while let Some(changes) = next(&mut reader) {
         batches.push(changes);
     }
     let behind = reader.behind().unwrap().blocks;
@@ -41,7 +48,7 @@ fn read(folder: &Path, from: Place) -> (Vec<Changes>, Place, Vec<u64>) {
 fn overwrite(folder: &Path, block: u64, bytes: &[u8]) {
     let file = OpenOptions::new()
         .write(true)
-        .open(path(folder, block / SHORT))
+        .open(segment_path(folder, block / SHORT))
         .unwrap();
     file.write_all_at(bytes, block % SHORT * BLOCK as u64).unwrap();
 }
@@ -74,11 +81,11 @@ fn batches_are_read_in_order_over_segments() {
 fn what_is_not_written_yet_is_written_with_what_follows() {
     let folder = tempfile::tempdir().unwrap();
     let mut wal = create(folder.path());
-    wal.append(1, 0, &batch(1, 5_000)).unwrap();
-    wal.append(2, 0, &batch(2, 9_000)).unwrap();
+    wal.append(1, 0, &mut batch(1, 5_000)).unwrap();
+    wal.append(2, 0, &mut batch(2, 9_000)).unwrap();
     assert!(wal.has_unwritten());
     assert!(read(folder.path(), Place::default()).0.is_empty());
-    wal.append(3, 0, &batch(3, WRITE_BYTES)).unwrap();
+    wal.append(3, 0, &mut batch(3, WRITE_BYTES)).unwrap();
     wal.sync().unwrap();
     assert!(!wal.has_unwritten());
     let all = [batch(1, 5_000), batch(2, 9_000), batch(3, WRITE_BYTES)];
@@ -105,7 +112,7 @@ fn a_released_segment_is_written_again_and_what_was_in_it_is_not_read() {
             block: wal.end(),
             sequence: sequence - 1,
         };
-        room.release(from.block).unwrap();
+        room.release(from.block, |_| false).unwrap();
         append(&mut wal, sequence, sequence - 1, &batch(sequence as u8, 9_000));
         let (batches, end, behind) = read(folder.path(), from);
         assert_eq!((batches.len(), end.block, behind), (1, wal.end(), vec![]));
@@ -132,7 +139,7 @@ fn an_interrupted_batch_ends_the_log_and_its_rest_is_not_taken_for_more_later() 
         (1, 1, &[2, 3, 4, 5, 6][..])
     );
 
-    let mut wal = Wal::open(folder.path(), SHORT, 0, end.block, &stale).unwrap();
+    let mut wal = Wal::open(folder.path(), SHORT, 0, end.block, &stale, BTreeSet::new()).unwrap();
     append(&mut wal, 2, 1, &batch(7, 9_000));
     let (batches, end, behind) = read(folder.path(), Place::default());
     assert_eq!(batches, [batch(1, 10), batch(7, 9_000)]);
@@ -156,7 +163,7 @@ fn what_lies_behind_damage_says_what_was_synced_and_can_be_read() {
     assert_eq!((reader.at.sequence, reader.behind().unwrap().synced), (2, 5));
     assert_eq!(reader.skip().unwrap(), Some(1));
     let mut left = Vec::new();
-    while let Some(changes) = reader.next().unwrap() {
+    while let Some(changes) = next(&mut reader) {
         left.push(changes);
     }
     assert_eq!(left, [4, 5, 6].map(|byte| batch(byte, 5_000)));
@@ -170,9 +177,9 @@ fn the_oldest_batch_is_found_without_knowing_where_it_is() {
     for sequence in 1..=9 {
         append(&mut wal, sequence, 0, &batch(sequence as u8, 5_000));
     }
-    wal.room().release(9).unwrap();
+    wal.room().release(9, |_| false).unwrap();
     let mut reader = Reader::from_oldest(folder.path(), SHORT).unwrap();
-    assert_eq!(reader.next().unwrap(), Some(batch(5, 5_000)));
+    assert_eq!(next(&mut reader), Some(batch(5, 5_000)));
 }
 
 #[test]
@@ -199,9 +206,98 @@ fn what_a_crash_left_of_making_segments_is_cleared_up() {
     for left in ["new", "7.wal"] {
         fs::write(folder.path().join(left), b"half").unwrap();
     }
-    fs::rename(path(folder.path(), 0), path(folder.path(), 2)).unwrap();
-    let wal = Wal::open(folder.path(), SHORT, SHORT, end, &[]).unwrap();
+    fs::rename(segment_path(folder.path(), 0), segment_path(folder.path(), 2)).unwrap();
+    let wal = Wal::open(folder.path(), SHORT, SHORT, end, &[], BTreeSet::new()).unwrap();
     assert_eq!(segments::list(folder.path()).unwrap(), [1, 2]);
     assert!(!folder.path().join("new").exists());
     assert_eq!(wal.room().disk_space().1, 2);
+}
+
+/// Where the value of a batch was put.
+fn extent(changes: &Changes) -> Extent {
+    let change = &changes[Table::Log as usize][0];
+    Extent {
+        at: change.at.unwrap(),
+        len: change.value.as_ref().unwrap().len() as u32,
+    }
+}
+
+#[test]
+fn a_value_is_read_from_where_it_lies_until_that_is_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    let mut extents = Vec::new();
+    for (sequence, len) in [(1, 1), (2, 4_056), (3, 20_000), (4, 100)] {
+        let mut changes = batch(sequence as u8, len);
+        wal.append(sequence, 0, &mut changes).unwrap();
+        extents.push((extent(&changes), vec![sequence as u8; len]));
+    }
+    wal.write_out().unwrap();
+    let read = |extent: Extent| {
+        ExtentReader::new(folder.path().to_owned(), SHORT)
+            .read(extent)
+            .unwrap()
+    };
+    for (extent, value) in &extents {
+        assert_eq!(read(*extent).as_deref(), Some(&value[..]));
+    }
+    // Whoever replays the log finds the same places.
+    let mut reader = Reader::new(folder.path(), SHORT, Place::default());
+    for (place, _) in &extents {
+        assert_eq!(extent(&reader.next().unwrap().unwrap()), *place);
+    }
+    // All but the last begin in the first segment.
+    wal.room().release(SHORT, |_| false).unwrap();
+    let are_there: Vec<bool> = extents
+        .iter()
+        .map(|(extent, _)| read(*extent).is_some())
+        .collect();
+    assert_eq!(are_there, [false, false, false, true]);
+}
+
+#[test]
+fn a_kept_segment_stays_until_it_is_let_go_and_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    let mut kept = batch(1, 5_000);
+    wal.append(1, 0, &mut kept).unwrap();
+    for sequence in 2..=6 {
+        append(&mut wal, sequence, 0, &batch(9, 10_000));
+    }
+    let kept = extent(&kept);
+    let (room, end) = (wal.room(), wal.end());
+    room.release(end, |segment| segment == 0).unwrap();
+    room.let_go(1).unwrap();
+    assert!(
+        ExtentReader::new(folder.path().to_owned(), SHORT)
+            .read(kept)
+            .unwrap()
+            .is_some()
+    );
+    drop(wal);
+
+    let mut wal = Wal::open(folder.path(), SHORT, end, end, &[], BTreeSet::from([0])).unwrap();
+    for sequence in 7..=12 {
+        append(&mut wal, sequence, 0, &batch(9, 10_000));
+        wal.room().release(wal.end(), |_| false).unwrap();
+        assert!(
+            ExtentReader::new(folder.path().to_owned(), SHORT)
+                .read(kept)
+                .unwrap()
+                .is_some()
+        );
+    }
+    let count = wal.room().disk_space().1;
+    wal.room().let_go(0).unwrap();
+    assert!(
+        ExtentReader::new(folder.path().to_owned(), SHORT)
+            .read(kept)
+            .unwrap()
+            .is_none()
+    );
+    assert_eq!(
+        wal.room().disk_space().1,
+        count,
+        "it is ready to be written again"
+    );
 }

@@ -3,7 +3,9 @@
 //!
 //! Parts are kept where they are most of what the log took: else segments are better written again. A segment that any of them
 //! lies in is kept until the last of them is settled. Where segments hold little that still lives, a flush *moves* the parts of
-//! the emptiest ones to tables, within the bounds that [`crate::reclaim`] sets for tables. Which parts there are is in memory and in the keyspace `kept`; both change with a flush and at no other time.
+//! the emptiest ones to tables, within the bounds that [`crate::reclaim`] sets for tables. Which parts there are is in memory
+//! and in the keyspace `kept`; both change with a flush and at no other time.
+//!
 //! Source: the value log of WiscKey (Lu et al., FAST 2016), with the log for one and whole segments collected.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -208,35 +210,39 @@ impl Plan {
     fn move_from_sparse(&mut self, now: &Now, allowed: impl Fn(u64) -> u64) {
         // As they will be with what is planned.
         let mut segments = now.segments.clone();
-        let leave = |segments: &mut BTreeMap<u64, u64>, extent: Extent| {
-            for (segment, bytes) in bytes_by_segment(extent) {
-                if let Some(all) = segments.get_mut(&segment) {
-                    *all -= bytes;
-                }
-            }
-        };
-        for key in self.changed.keys() {
-            if let Some(old) = now.parts.get(key) {
-                leave(&mut segments, *old);
+        let left = self.changed.keys().filter_map(|key| now.parts.get(key));
+        for (segment, bytes) in left.copied().flat_map(bytes_by_segment) {
+            if let Some(all) = segments.get_mut(&segment) {
+                *all -= bytes;
             }
         }
+        segments.retain(|_, bytes| *bytes > 0);
+        let mut live: u64 = segments.values().sum();
+        let mut taken = segments.len() as u64 * SEGMENT_BYTES;
+        let mut emptiest_first: Vec<(u64, u64)> = segments
+            .into_iter()
+            .map(|(segment, bytes)| (bytes, segment))
+            .collect();
+        emptiest_first.sort_unstable();
+        let mut sparse = BTreeSet::new();
         let mut moved = 0;
-        loop {
-            segments.retain(|_, bytes| *bytes > 0);
-            let live = segments.values().sum();
-            let taken = segments.len() as u64 * SEGMENT_BYTES;
-            let emptiest = segments.iter().min_by_key(|(_, bytes)| **bytes);
-            let Some((&segment, _)) = emptiest.filter(|_| taken > allowed(live) && moved < MOVED_MAX) else {
-                return;
-            };
-            let is_in = |extent: Extent| bytes_by_segment(extent).any(|(of, _)| of == segment);
-            for (key, extent) in &now.parts {
-                if is_in(*extent) && !self.changed.contains_key(key) {
-                    leave(&mut segments, *extent);
-                    moved += u64::from(extent.len);
-                    self.moved.insert(key.clone(), *extent);
-                    self.changed.insert(key.clone(), None);
-                }
+        for (bytes, segment) in emptiest_first {
+            if taken <= allowed(live) || moved >= MOVED_MAX {
+                break;
+            }
+            taken -= SEGMENT_BYTES;
+            live -= bytes;
+            moved += bytes;
+            sparse.insert(segment);
+        }
+        if sparse.is_empty() {
+            return;
+        }
+        for (key, extent) in &now.parts {
+            let is_in_sparse = bytes_by_segment(*extent).any(|(segment, _)| sparse.contains(&segment));
+            if is_in_sparse && !self.changed.contains_key(key) {
+                self.moved.insert(key.clone(), *extent);
+                self.changed.insert(key.clone(), None);
             }
         }
     }

@@ -113,7 +113,8 @@ impl ExtentReader {
             Some((_, file)) => file,
             None => {
                 let file = File::open(path(&self.folder, segment))?;
-                fadvise(&file, 0, None, Advice::Sequential)?;
+                // Where the system does not take advice, it is read all the same.
+                let _ = fadvise(&file, 0, None, Advice::Sequential);
                 file
             }
         };

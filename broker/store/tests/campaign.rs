@@ -2,19 +2,19 @@
 //!
 //! `POINTSMAN_FLIPS=1000 cargo test -p pointsman-store --test campaign` runs more of them, `POINTSMAN_SEED` others.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::{QUEUE, entry};
 use pointsman_core::catalog::{Definition, DefinitionKey};
-use pointsman_core::commit::{IndexEntry, QueueState, Run};
-use pointsman_core::{
-    Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References, VhostId,
-};
+use pointsman_core::commit::QueueState;
+use pointsman_core::{Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, Record, References, VhostId};
 use pointsman_store::{Options, Store};
 
-const QUEUE: QueueId = QueueId(1);
 const MESSAGES: u64 = 120;
 
 fn number(name: &str, default: u64) -> u64 {
@@ -25,21 +25,6 @@ fn chunk(offset: u64) -> Arc<Chunk> {
     let mut builder = ChunkBuilder::new(Lane::Queues, Offset(offset), 1_000);
     builder.push(ExchangeId(1), None, b"meta", &offset.to_be_bytes().repeat(400));
     Arc::new(builder.finish())
-}
-
-fn entry(offset: u64) -> IndexEntry {
-    IndexEntry {
-        first: Position(offset),
-        runs: vec![Run {
-            lane: Lane::Queues,
-            chunk: Offset(offset),
-            record: 0,
-            count: 1,
-        }],
-        time: 0,
-        bytes: 0,
-        expires: 0,
-    }
 }
 
 /// Chunks stay in the write-ahead log.
@@ -76,7 +61,7 @@ fn fill(dir: &Path) {
             },
             Record::Index {
                 queue: QUEUE,
-                entry: entry(offset),
+                entry: entry(offset, offset, 1),
             },
             Record::QueueState { queue: QUEUE, state },
         ];
@@ -126,7 +111,12 @@ fn open_and_compare(dir: &Path) -> Result<(), String> {
     );
     let index = store.read_index(QUEUE, Position(0), Position(MESSAGES), usize::MAX);
     let index = index.map_err(|e| e.to_string())?;
-    assert_eq!(index, (0..MESSAGES).map(entry).collect::<Vec<_>>());
+    assert_eq!(
+        index,
+        (0..MESSAGES)
+            .map(|offset| entry(offset, offset, 1))
+            .collect::<Vec<_>>()
+    );
     let mut errors = String::new();
     for offset in 0..MESSAGES {
         match store.read_chunk(Lane::Queues, Offset(offset)) {

@@ -1,46 +1,15 @@
 //! Backups are whole and consistent; a look at everything says exactly which messages are lost.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pointsman_core::commit::{IndexEntry, QueueState, Run};
-use pointsman_core::{ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References};
+use common::{QUEUE, message};
+use pointsman_core::{Lane, Offset, Position, Record};
 use pointsman_store::{BackupError, Damage, Options, QueueReport, Store};
-
-const QUEUE: QueueId = QueueId(1);
-
-/// A message whose queue position is its offset, with its index entry and the queue's state.
-fn publish(offset: u64, body: &[u8]) -> Vec<Record> {
-    let mut builder = ChunkBuilder::new(Lane::Queues, Offset(offset), 1_000);
-    builder.push(ExchangeId(1), None, b"", body);
-    let entry = IndexEntry {
-        first: Position(offset),
-        runs: vec![Run {
-            lane: Lane::Queues,
-            chunk: Offset(offset),
-            record: 0,
-            count: 1,
-        }],
-        time: 0,
-        bytes: 0,
-        expires: 0,
-    };
-    let state = QueueState {
-        tail: Position(offset + 1),
-        ..QueueState::default()
-    };
-    vec![
-        Record::Append {
-            chunk: Arc::new(builder.finish()),
-            references: References::uniform(1, 1),
-        },
-        Record::Index { queue: QUEUE, entry },
-        Record::QueueState { queue: QUEUE, state },
-    ]
-}
 
 fn open(dir: &Path) -> Store {
     Store::open(dir, Options::default()).unwrap().0
@@ -68,14 +37,14 @@ fn a_backup_made_while_publishing_holds_a_moment_between_two_commits() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir.path().join("data"));
     for offset in 0..300 {
-        store.apply(&[&publish(offset, b"before")], true).unwrap();
+        store.apply(&[&message(offset, b"before")], true).unwrap();
     }
     let stop = AtomicBool::new(false);
     let published = std::thread::scope(|scope| {
         let publisher = scope.spawn(|| {
             let mut offset = 300;
             while !stop.load(Ordering::Relaxed) || offset == 300 {
-                store.apply(&[&publish(offset, b"meanwhile")], true).unwrap();
+                store.apply(&[&message(offset, b"meanwhile")], true).unwrap();
                 offset += 1;
             }
             offset
@@ -93,7 +62,7 @@ fn a_backup_made_while_publishing_holds_a_moment_between_two_commits() {
     assert_eq!(report.chunks, kept);
     assert_eq!(whole_until(&dir.path().join("restored")), kept);
     let restored = open(&dir.path().join("restored"));
-    restored.apply(&[&publish(kept, b"after")], true).unwrap();
+    restored.apply(&[&message(kept, b"after")], true).unwrap();
 }
 
 #[test]
@@ -131,7 +100,7 @@ fn a_damaged_chunk_is_reported_as_the_positions_it_held_and_not_backed_up() {
     // Larger than a block, so that each chunk has a block of its own.
     let body = |offset: u64| offset.to_be_bytes().repeat(1_000);
     for offset in 0..20 {
-        store.apply(&[&publish(offset, &body(offset))], true).unwrap();
+        store.apply(&[&message(offset, &body(offset))], true).unwrap();
     }
     let settled = Record::AckBlock {
         queue: QUEUE,
@@ -172,7 +141,7 @@ fn a_damaged_backup_is_not_restored_and_stays_as_it_is() {
     let store = open(&dir.path().join("data"));
     for offset in 0..20u64 {
         let body = offset.to_be_bytes().repeat(1_000);
-        store.apply(&[&publish(offset, &body)], true).unwrap();
+        store.apply(&[&message(offset, &body)], true).unwrap();
     }
     let backup = dir.path().join("backup");
     store.backup(&backup).unwrap();

@@ -3,6 +3,8 @@
 //! `cargo test -p pointsman-store --test fixture -- --ignored` writes it anew. That is right only for a format that no
 //! release has written; after one, a new format gets a fixture of its own and this one stays.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::num::NonZeroU64;
@@ -10,8 +12,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::entry;
 use pointsman_core::catalog::{Definition, DefinitionKey, Digest, NextIds, UserVerifier, VersionSpec};
-use pointsman_core::commit::{IdentityState, IndexEntry, QueueState, Run};
+use pointsman_core::commit::{IdentityState, QueueState, Run};
 use pointsman_core::due::{DelayedRun, DueEntry, DueKey, DueNumber, ExpiringRun};
 use pointsman_core::{
     Broker, Chunk, ChunkBuilder, DecidedBy, ExchangeId, Lane, Offset, Position, PublisherIdentity, QueueId,
@@ -113,22 +116,6 @@ fn large_chunk() -> Chunk {
     let mut builder = ChunkBuilder::new(Lane::Queues, Offset(60), 1_700_000_000_060);
     builder.push(ExchangeId(1), None, b"", &vec![0; 3 * 512 * 1024]);
     builder.finish()
-}
-
-fn entry(first: u64, base: u64, count: u32) -> IndexEntry {
-    let run = Run {
-        lane: Lane::Queues,
-        chunk: Offset(base),
-        record: 0,
-        count,
-    };
-    IndexEntry {
-        first: Position(first),
-        runs: vec![run],
-        time: 0,
-        bytes: 0,
-        expires: 0,
-    }
 }
 
 /// Two messages of chunk 61 wait for [`ORDERS`], and one of its messages expires.

@@ -1,15 +1,16 @@
 //! What waits in memory is read like what is in tables, and goes there without being lost, doubled or brought back.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use pointsman_core::commit::{IndexEntry, QueueState, Run};
-use pointsman_core::{Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References};
+use common::{QUEUE, entry, messages};
+use pointsman_core::commit::IndexEntry;
+use pointsman_core::{Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, Record};
 use pointsman_store::{Options, Site, Store, StoreError};
-
-const QUEUE: QueueId = QueueId(1);
 
 /// Little memory, so that flushes come by themselves.
 fn options() -> Options {
@@ -51,39 +52,6 @@ fn chunk(base: u64) -> Arc<Chunk> {
     Arc::new(builder.finish())
 }
 
-fn entry(base: u64) -> IndexEntry {
-    IndexEntry {
-        first: Position(base),
-        runs: vec![Run {
-            lane: Lane::Queues,
-            chunk: Offset(base),
-            record: 0,
-            count: 2,
-        }],
-        time: 0,
-        bytes: 0,
-        expires: 0,
-    }
-}
-
-fn publish(base: u64) -> Vec<Record> {
-    let state = QueueState {
-        tail: Position(base + 2),
-        ..QueueState::default()
-    };
-    vec![
-        Record::Append {
-            chunk: chunk(base),
-            references: References::uniform(2, 1),
-        },
-        Record::Index {
-            queue: QUEUE,
-            entry: entry(base),
-        },
-        Record::QueueState { queue: QUEUE, state },
-    ]
-}
-
 fn settle(base: u64, record: u32, is_last: bool) -> Vec<Record> {
     let release = Record::Release {
         lane: Lane::Queues,
@@ -109,7 +77,7 @@ fn check(store: &Store, left: &Left, page: usize) {
         from = Position(last.last().0 + 1);
         found.extend(entries);
     }
-    let expected: Vec<IndexEntry> = left.keys().map(|base| entry(*base)).collect();
+    let expected: Vec<IndexEntry> = left.keys().map(|base| entry(*base, *base, 2)).collect();
     assert!(found == expected, "{} of {} entries", found.len(), expected.len());
     for base in left.keys() {
         assert_eq!(
@@ -145,7 +113,7 @@ fn come_and_go(options: &Options) {
     for step in 0..3_000 {
         match random.u32(..100) {
             0..55 => {
-                store.apply(&[&publish(next)], random.bool()).unwrap();
+                store.apply(&[&messages(chunk(next))], random.bool()).unwrap();
                 left.insert(next, [true; 2]);
                 next += 2;
             }
@@ -193,7 +161,7 @@ fn what_is_settled_before_a_flush_goes_to_no_table() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
     for base in (0..2_000).step_by(2) {
-        store.apply(&[&publish(base)], false).unwrap();
+        store.apply(&[&messages(chunk(base))], false).unwrap();
         store.apply(&[&settle(base, 0, false)], false).unwrap();
         store.apply(&[&settle(base, 1, true)], false).unwrap();
     }
@@ -217,7 +185,7 @@ fn a_flush_that_fails_between_any_two_keyspaces_loses_and_brings_back_nothing() 
         let store = open(dir.path(), options);
         let mut left = Left::new();
         for base in (0..200).step_by(2) {
-            store.apply(&[&publish(base)], true).unwrap();
+            store.apply(&[&messages(chunk(base))], true).unwrap();
             left.insert(base, [true; 2]);
         }
         store.flush().unwrap();
@@ -227,7 +195,7 @@ fn a_flush_that_fails_between_any_two_keyspaces_loses_and_brings_back_nothing() 
             left.remove(&base);
         }
         for base in (200..300).step_by(2) {
-            store.apply(&[&publish(base)], true).unwrap();
+            store.apply(&[&messages(chunk(base))], true).unwrap();
             left.insert(base, [true; 2]);
         }
         store.faults().fail(Site::Flush, skip, ErrorKind::StorageFull);
@@ -251,7 +219,7 @@ fn whoever_commits_is_told_of_a_flush_that_failed_in_the_background() {
     store.faults().fail(Site::Flush, 2, ErrorKind::StorageFull);
     let failed = (0..)
         .step_by(2)
-        .find_map(|base| store.apply(&[&publish(base)], true).err());
+        .find_map(|base| store.apply(&[&messages(chunk(base))], true).err());
     assert!(matches!(failed, Some(StoreError::DiskFull)), "{failed:?}");
 }
 
@@ -260,7 +228,7 @@ fn the_log_is_as_long_as_what_is_not_in_tables_and_no_longer() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), &options());
     for base in (0..20_000).step_by(2) {
-        store.apply(&[&publish(base)], false).unwrap();
+        store.apply(&[&messages(chunk(base))], false).unwrap();
     }
     store.flush().unwrap();
     let segments = figure(&store, "journals");

@@ -1,15 +1,14 @@
 //! Large parts of chunks stay in the write-ahead log, and their segments for as long as somebody names them.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use pointsman_core::commit::{IndexEntry, QueueState, Run};
-use pointsman_core::{Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References};
+use common::{QUEUE, messages};
+use pointsman_core::{Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, Record};
 use pointsman_store::{Damage, OpenError, Options, Store, StoreError};
-
-const QUEUE: QueueId = QueueId(1);
 
 /// Length of a segment of the log, in bytes.
 const SEGMENT: u64 = 16 * 1024 * 1024;
@@ -38,32 +37,7 @@ fn chunk(offset: u64) -> Chunk {
 
 /// A large message whose position is its offset.
 fn publish(store: &Store, offset: u64) {
-    let run = Run {
-        lane: Lane::Queues,
-        chunk: Offset(offset),
-        record: 0,
-        count: 1,
-    };
-    let entry = IndexEntry {
-        first: Position(offset),
-        runs: vec![run],
-        time: 0,
-        bytes: 0,
-        expires: 0,
-    };
-    let state = QueueState {
-        tail: Position(offset + 1),
-        ..QueueState::default()
-    };
-    let records = [
-        Record::Append {
-            chunk: Arc::new(chunk(offset)),
-            references: References::uniform(1, 1),
-        },
-        Record::Index { queue: QUEUE, entry },
-        Record::QueueState { queue: QUEUE, state },
-    ];
-    store.apply(&[&records], true).unwrap();
+    store.apply(&[&messages(chunk(offset))], true).unwrap();
 }
 
 fn settle(store: &Store, offset: u64) {

@@ -1,11 +1,14 @@
 //! Space comes back: chunks that are mostly dead are rewritten, and nothing that a queue still names is lost by it.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use pointsman_core::commit::{IndexEntry, QueueState, Run};
+use common::entry;
+use pointsman_core::commit::QueueState;
 use pointsman_core::{Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References};
 use pointsman_store::{Options, Reclaimer, Site, Store, StoreError};
 
@@ -57,19 +60,7 @@ impl Queues {
                 references: References::uniform(CHUNK as u32, queues),
             }];
             for queue in 0..queues {
-                let run = Run {
-                    lane: Lane::Queues,
-                    chunk: Offset(base),
-                    record: 0,
-                    count: CHUNK as u32,
-                };
-                let entry = IndexEntry {
-                    first: Position(base),
-                    runs: vec![run],
-                    time: 0,
-                    bytes: 0,
-                    expires: 0,
-                };
+                let entry = entry(base, base, CHUNK as u32);
                 let queue = QueueId(queue);
                 records.push(Record::Index { queue, entry });
                 let tail = Position(base + CHUNK);

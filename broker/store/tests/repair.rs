@@ -1,5 +1,7 @@
 //! A repair saves what can be read, says exactly what it cannot, and never touches the damaged folder.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
@@ -7,15 +9,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::{QUEUE, message};
 use pointsman_core::catalog::{Definition, DefinitionKey, NextIds};
-use pointsman_core::commit::{IndexEntry, QueueState, Run};
+use pointsman_core::commit::Run;
 use pointsman_core::due::{DelayedRun, DueEntry, DueKey, DueNumber, ExpiringRun};
 use pointsman_core::{
     Broker, ChunkBuilder, ExchangeId, Lane, Offset, Position, QueueId, Record, References, VhostId,
 };
 use pointsman_store::{Damage, OpenError, Options, RepairError, Report, Store};
 
-const QUEUE: QueueId = QueueId(1);
 const MESSAGES: u64 = 200;
 
 /// Larger than a block of a table and than a page, so that each message has its own.
@@ -49,43 +51,13 @@ fn define() -> Vec<Record> {
         .collect()
 }
 
-/// A message whose queue position is its offset, with its index entry and the queue's state.
-fn publish(offset: u64, body: &[u8]) -> Vec<Record> {
-    let mut builder = ChunkBuilder::new(Lane::Queues, Offset(offset), 1_000);
-    builder.push(ExchangeId(1), None, b"", body);
-    let entry = IndexEntry {
-        first: Position(offset),
-        runs: vec![Run {
-            lane: Lane::Queues,
-            chunk: Offset(offset),
-            record: 0,
-            count: 1,
-        }],
-        time: 0,
-        bytes: 0,
-        expires: 0,
-    };
-    let state = QueueState {
-        tail: Position(offset + 1),
-        ..QueueState::default()
-    };
-    vec![
-        Record::Append {
-            chunk: Arc::new(builder.finish()),
-            references: References::uniform(1, 1),
-        },
-        Record::Index { queue: QUEUE, entry },
-        Record::QueueState { queue: QUEUE, state },
-    ]
-}
-
 /// A closed store with [`MESSAGES`] messages, of which 3 and 5 are settled. Up to `flushed` they are in tables.
 fn fill(dir: &Path, flushed: u64) -> PathBuf {
     let data = dir.join("store");
     let (store, _) = Store::open(&data, Options::default()).unwrap();
     store.apply(&[&define()], true).unwrap();
     for offset in 0..MESSAGES {
-        store.apply(&[&publish(offset, &body(offset))], true).unwrap();
+        store.apply(&[&message(offset, &body(offset))], true).unwrap();
         if offset == 10 {
             let settled = Some([3, 5].into_iter().collect());
             let block = 0;
@@ -306,7 +278,7 @@ fn a_message_that_looks_like_a_batch_is_not_taken_for_one() {
         let data = other.path().join("store");
         let (store, _) = Store::open(&data, Options::default()).unwrap();
         for offset in 0..40 {
-            store.apply(&[&publish(offset, b"x")], true).unwrap();
+            store.apply(&[&message(offset, b"x")], true).unwrap();
         }
         let before = fs::read(segment(&data)).unwrap();
         let definition = Record::Define {
@@ -330,8 +302,8 @@ fn a_message_that_looks_like_a_batch_is_not_taken_for_one() {
         .step_by(64)
         .flat_map(|gap| [vec![0; gap], forged.clone()].concat())
         .collect();
-    store.apply(&[&publish(0, &body)], true).unwrap();
-    store.apply(&[&publish(1, b"after")], true).unwrap();
+    store.apply(&[&message(0, &body)], true).unwrap();
+    store.apply(&[&message(1, b"after")], true).unwrap();
     drop(store);
     // The third batch, behind that of the start and the definitions.
     overwrite(&segment(&data), 2 * 4_096 + 100, &[0xff; 40]);

@@ -1,10 +1,13 @@
 //! What was applied is there again, in the order and number it was applied.
 
+mod common;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
+use common::entry;
 use pointsman_core::catalog::{Definition, DefinitionKey, Digest};
-use pointsman_core::commit::{IdentityState, IndexEntry, QueueState, Run};
+use pointsman_core::commit::{IdentityState, QueueState, Run};
 use pointsman_core::due::{DelayedRun, DueEntry, DueKey, DueNumber};
 use pointsman_core::{
     Chunk, ChunkBuilder, ExchangeId, Lane, Offset, Position, PublisherIdentity, QueueId, Record, References,
@@ -37,21 +40,6 @@ fn release(base: u64, record: u32, count: u32) -> Record {
         base: Offset(base),
         record,
         count,
-    }
-}
-
-fn entry(first: u64, chunk: u64, count: u32) -> IndexEntry {
-    IndexEntry {
-        first: Position(first),
-        runs: vec![Run {
-            lane: Lane::Queues,
-            chunk: Offset(chunk),
-            record: 0,
-            count,
-        }],
-        time: 0,
-        bytes: 0,
-        expires: 0,
     }
 }
 

@@ -301,7 +301,7 @@ pub struct ChunkBuilder {
     lane: Lane,
     base: Offset,
     time: u64,
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     /// The body of a large message.
     large: Option<Bytes>,
     starts: Vec<u32>,
@@ -319,7 +319,7 @@ impl ChunkBuilder {
             lane,
             base,
             time,
-            bytes: BytesMut::with_capacity(bytes),
+            bytes: Vec::with_capacity(bytes),
             large: None,
             starts: Vec::with_capacity(messages),
         }
@@ -386,15 +386,19 @@ impl ChunkBuilder {
             lane,
             base,
             time,
-            bytes,
+            mut bytes,
             large,
             starts,
         } = self;
+        // It may be in memory for long, and what comes differs in length.
+        if bytes.capacity() - bytes.len() > bytes.len() / 8 {
+            bytes.shrink_to_fit();
+        }
         Chunk {
             lane,
             base,
             time,
-            bytes: bytes.freeze(),
+            bytes: bytes.into(),
             more: large.into_iter().collect(),
             kept: starts.len() as u32,
             starts,
@@ -524,6 +528,15 @@ mod tests {
         assert_eq!(chunk.get(2), None);
         let parsed = Chunk::parse(Lane::Queues, Offset(7), 1_000, chunk.bytes()).unwrap();
         assert_eq!(parsed, chunk);
+    }
+
+    #[test]
+    fn a_chunk_does_not_keep_room_that_another_one_needed() {
+        let mut builder = ChunkBuilder::with_room(Lane::Queues, Offset(7), 1_000, (CHUNK_TARGET, 1));
+        builder.push(ExchangeId(5), None, b"meta", b"body");
+        let chunk = builder.finish();
+        let len = chunk.len();
+        assert!(Vec::from(chunk.bytes).capacity() < 2 * len);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Store {
                 if of.is_some() && parts.map(|key| key.queue) != of {
                     continue;
                 }
-                let entry = read_entry(&key, &value).ok_or_else(|| value_damage(Table::Due, &key))?;
+                let entry = read_entry(&key, &value.bytes()).ok_or_else(|| value_damage(Table::Due, &key))?;
                 runs += entry.1.runs();
                 entries.push(entry);
             }

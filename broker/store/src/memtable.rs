@@ -98,7 +98,7 @@ impl Memtable {
 }
 
 fn weight(value: &Option<Value>, key_len: usize) -> usize {
-    ENTRY_BYTES + key_len + value.as_ref().map_or(0, |value| value.len())
+    ENTRY_BYTES + key_len + value.as_ref().map_or(0, |value| value.len() + value.overhead())
 }
 
 #[cfg(test)]
@@ -161,8 +161,8 @@ mod tests {
         let from = UserKey::from("b");
         let range = memtable.range(Table::Log, (Bound::Included(&from), Bound::Unbounded));
         let found: Vec<_> = range
-            .map(|(key, value)| (&**key, value.map(|value| &**value)))
+            .map(|(key, value)| (&**key, value.map(Value::bytes)))
             .collect();
-        assert_eq!(found, [(&b"b"[..], None), (b"c", Some(&b"3"[..]))]);
+        assert_eq!(found, [(&b"b"[..], None), (b"c", Some(b"3"[..].into()))]);
     }
 }

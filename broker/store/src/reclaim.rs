@@ -260,7 +260,7 @@ impl Sweep {
             if bytes >= STEP_BYTES {
                 return Ok((picked, false));
             }
-            let found = keys::live_parts(&key).zip(Left::decode(&value));
+            let found = keys::live_parts(&key).zip(Left::decode(&value.bytes()));
             let ((lane, base), left) = found.ok_or_else(|| value_damage(Table::State, &key))?;
             self.after = key;
             if !self.takes(&left, &store.0.options) {

@@ -145,7 +145,7 @@ fn check_log(flushed: &Flushed, progress: &Progress) -> Result<(), Trouble> {
             what: "header",
         };
         let first = flushed.part(&keys::chunk(lane, base, 0))?.ok_or(damage.clone())?;
-        let (header, _) = Header::decode(&first).ok_or(damage)?;
+        let header = Header::of(&first).ok_or(damage)?;
         let records = u64::from(header.references.records());
         let last = Offset(base.0.saturating_add(records).saturating_sub(1));
         if last >= mark {

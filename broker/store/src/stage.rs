@@ -163,7 +163,8 @@ impl Store {
         let (lane, base) = chunk;
         let key = keys::live(lane, base);
         if let Some(value) = self.get(Table::State, &key).map_err(read_failed)? {
-            let left = Left::decode(&value).ok_or(StoreError::Damaged(value_damage(Table::State, &key)))?;
+            let left =
+                Left::decode(&value.bytes()).ok_or(StoreError::Damaged(value_damage(Table::State, &key)))?;
             return Ok(Some(Known {
                 left,
                 stored: true,
@@ -178,7 +179,7 @@ impl Store {
             base,
             what: "header",
         };
-        let (header, _) = Header::decode(&first).ok_or(StoreError::Damaged(damage))?;
+        let header = Header::of(&first).ok_or(StoreError::Damaged(damage))?;
         Ok(Some(Known {
             left: header.left(),
             stored: false,

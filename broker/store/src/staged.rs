@@ -4,14 +4,18 @@
 //! keys: where each is close to the one before, the way to its place in the memtable is still in the processor's cache,
 //! and in any other order most of it is not.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::num::NonZeroU64;
-use std::ops::Deref;
 
 use bytes::Bytes;
+use byteview::ByteView;
 use fjall::{Keyspace, UserKey, UserValue};
 
 use crate::live::{ChunkId, Known};
+
+/// What a value in two pieces takes beside them, in bytes; a round figure.
+const SPLIT_BYTES: usize = 192;
 
 /// The keyspaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,40 +64,63 @@ pub(crate) enum Value {
     Table(UserValue),
     /// Shared with the message that it is of.
     Shared(Bytes),
+    /// The first part of a chunk: what was put in front of its records, and the rest, which is shared with the chunk.
+    Split(Box<(Bytes, Bytes)>),
 }
 
 impl Value {
+    /// Its length, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.pieces().iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Its bytes, of which the second piece may be empty.
+    pub(crate) fn pieces(&self) -> [&[u8]; 2] {
+        match self {
+            Value::Table(value) => [value, &[]],
+            Value::Shared(bytes) => [bytes, &[]],
+            Value::Split(pieces) => [&pieces.0, &pieces.1],
+        }
+    }
+
+    /// As [`Value::pieces`], not copied.
+    pub(crate) fn into_pieces(self) -> (Bytes, Bytes) {
+        match self {
+            Value::Table(value) => (Bytes::from_owner(value), Bytes::new()),
+            Value::Shared(bytes) => (bytes, Bytes::new()),
+            Value::Split(pieces) => *pieces,
+        }
+    }
+
+    /// Its bytes, copied if they are in two pieces.
+    pub(crate) fn bytes(&self) -> Cow<'_, [u8]> {
+        match self.pieces() {
+            [all, []] => all.into(),
+            both => both.concat().into(),
+        }
+    }
+
     /// As fjall takes it, which for a shared one is a copy.
     pub(crate) fn for_table(&self) -> UserValue {
         match self {
             Value::Table(value) => value.clone(),
             Value::Shared(bytes) => UserValue::new(bytes),
+            Value::Split(pieces) => ByteView::fused(&pieces.0, &pieces.1).into(),
         }
     }
 
-    /// Its bytes, not copied.
-    pub(crate) fn into_bytes(self) -> Bytes {
+    /// Bytes of memory it takes beside its own, about.
+    pub(crate) fn overhead(&self) -> usize {
         match self {
-            Value::Table(value) => Bytes::from_owner(value),
-            Value::Shared(bytes) => bytes,
-        }
-    }
-}
-
-impl Deref for Value {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Value::Table(value) => value,
-            Value::Shared(bytes) => bytes,
+            Value::Table(_) | Value::Shared(_) => 0,
+            Value::Split(_) => SPLIT_BYTES,
         }
     }
 }
 
 impl PartialEq for Value {
     fn eq(&self, other: &Value) -> bool {
-        **self == **other
+        self.bytes() == other.bytes()
     }
 }
 

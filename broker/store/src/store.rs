@@ -174,7 +174,7 @@ impl Store {
         let mut runs = 0;
         // Each entry has a run.
         for (key, value) in self.0.tables.scan(Table::Index, range, runs_max)? {
-            let entry = index_entry(&key, &value).map_err(StoreError::Damaged)?;
+            let entry = index_entry(&key, &value.bytes()).map_err(StoreError::Damaged)?;
             if entry.first >= to || runs >= runs_max {
                 break;
             }
@@ -200,7 +200,7 @@ impl Store {
     /// As [`Store::read_chunk`].
     pub fn read_chunk_ahead(&self, lane: Lane, base: Offset) -> Result<Option<Arc<Chunk>>, StoreError> {
         let first = self.first_part(lane, base)?;
-        if Header::decode(&first).is_some_and(|(header, _)| header.left().parts > 1) {
+        if Header::of(&first).is_some_and(|header| header.left().parts > 1) {
             return Ok(None);
         }
         self.rest_of_chunk(lane, base, first).map(Some)

@@ -17,7 +17,6 @@
 //! checksums; they are a version and postcard, or fixed fields where they are written often.
 
 use bytes::Bytes;
-use byteview::ByteView;
 use fjall::UserValue;
 use pointsman_core::commit::{IndexEntry, QueueState, StreamState};
 use pointsman_core::{Chunk, Lane, Offset, Position, References};
@@ -48,7 +47,7 @@ pub(crate) struct Header {
 
 impl Header {
     /// Reads the header at the front of a chunk's first part. Returns where the records begin as well.
-    pub(crate) fn decode(value: &[u8]) -> Option<(Header, usize)> {
+    fn decode(value: &[u8]) -> Option<(Header, usize)> {
         let mut fields = Fields(value);
         if fields.u8()? != VERSION {
             return None;
@@ -64,6 +63,12 @@ impl Header {
             references: References::decode(fields.0.get(..references_len)?)?,
         };
         Some((header, FIXED + references_len))
+    }
+
+    /// The header of a chunk's first part.
+    pub(crate) fn of(first: &Value) -> Option<Header> {
+        let [front, _] = first.pieces();
+        Header::decode(front).map(|(header, _)| header)
     }
 
     /// What is left of the chunk as long as nothing was released.
@@ -94,8 +99,8 @@ fn parts(len: usize) -> u16 {
     len.div_ceil(PART_BYTES).max(1) as u16
 }
 
-/// A chunk's values, in order of parts. A part that is all of one large message is shared with it, any other byte is copied
-/// once. `header` is only there to be used again.
+/// A chunk's values, in order of parts. They share the chunk's bytes, but for those of a large message's metadata.
+/// `header` is only there to be used again.
 pub(crate) fn chunk<'a>(
     chunk: &'a Chunk,
     references: &References,
@@ -113,11 +118,15 @@ pub(crate) fn chunk<'a>(
     (0..parts(chunk.len())).map(move |part| {
         let from = usize::from(part) * PART_BYTES;
         let to = (from + PART_BYTES).min(chunk.len());
-        let records = chunk.slice(from..to);
-        match part {
-            0 => UserValue::from(ByteView::fused(header, &records)).into(),
-            _ => records.into(),
+        if part > 0 {
+            return chunk.slice(from..to).into();
         }
+        // What is in front of a large message's body is short, and the body has a piece of its own.
+        let alone = chunk.pieces().next().filter(|piece| piece.len() < to);
+        header.extend_from_slice(alone.map_or(&[], |piece| piece));
+        let head = Bytes::copy_from_slice(header);
+        let rest = chunk.slice(alone.map_or(0, Bytes::len)..to);
+        Value::Split(Box::new((head, rest)))
     })
 }
 
@@ -132,22 +141,25 @@ pub(crate) fn read_chunk<V: Into<Value>, E: From<Damage>>(
     mut part: impl FnMut(u16) -> Result<Option<V>, E>,
 ) -> Result<Chunk, E> {
     let damage = |what| Damage::Chunk { lane, base, what };
-    let first = first.into().into_bytes();
+    let (first, rest) = first.into().into_pieces();
     let (header, records_at) = Header::decode(&first).ok_or(damage("header"))?;
-    let mut more = Vec::new();
+    let mut records = vec![first.slice(records_at..), rest];
     for number in 1..parts(header.len as usize) {
         let part = part(number)?.ok_or(damage("a part is missing"))?;
-        more.push(part.into().into_bytes());
+        records.extend(<[Bytes; 2]>::from(part.into().into_pieces()));
     }
-    let records = first.slice(records_at..);
-    if records.len() + more.iter().map(Bytes::len).sum::<usize>() != header.len as usize {
+    records.retain(|piece| !piece.is_empty());
+    if records.iter().map(Bytes::len).sum::<usize>() != header.len as usize {
         return Err(damage("length").into());
     }
-    let pieces = std::iter::once(&records).chain(&more);
-    if checksum(lane, base, &first[..records_at], pieces) != header.checksum {
+    if checksum(lane, base, &first[..records_at], records.iter()) != header.checksum {
         return Err(damage("checksum").into());
     }
-    let chunk = Chunk::parse_sparse(lane, base, header.time, records, more, &header.references);
+    let bytes = match records.is_empty() {
+        true => Bytes::new(),
+        false => records.remove(0),
+    };
+    let chunk = Chunk::parse_sparse(lane, base, header.time, bytes, records, &header.references);
     chunk.map_err(|_| damage("records").into())
 }
 
@@ -342,7 +354,7 @@ pub(crate) fn module(bytes: &[u8]) -> UserValue {
 }
 
 pub(crate) fn read_module(value: impl Into<Value>) -> Option<Bytes> {
-    let bytes = value.into().into_bytes();
+    let (bytes, _) = value.into().into_pieces();
     (bytes.first() == Some(&VERSION)).then(|| bytes.slice(1..))
 }
 
@@ -413,7 +425,7 @@ mod tests {
     /// These bytes are on users' disks. A change of any of them needs a new version.
     #[test]
     fn every_value_has_the_bytes_of_format_1() {
-        let chunk_value = value_of(&two_records(), &References::uniform(2, 3));
+        let chunk_value = bytes_of(&two_records(), &References::uniform(2, 3));
         let (fixed, rest) = chunk_value.split_at(FIXED);
         assert_eq!(
             fixed[..17],
@@ -475,6 +487,10 @@ mod tests {
 
     fn value_of(of: &Chunk, references: &References) -> Value {
         chunk(of, references, &mut Vec::new()).next().unwrap()
+    }
+
+    fn bytes_of(of: &Chunk, references: &References) -> Vec<u8> {
+        value_of(of, references).bytes().into_owned()
     }
 
     /// Two records that are dead and 128 with five references.
@@ -652,11 +668,11 @@ mod tests {
         (0..3).for_each(|_| assert_eq!(second_dead.release(1, 1), 0));
         let sparse = two_records().without_dead(&second_dead);
         for (chunk, references) in [(two_records(), References::uniform(2, 3)), (sparse, second_dead)] {
-            let value = value_of(&chunk, &references);
+            let value = bytes_of(&chunk, &references);
             assert_eq!(read(Lane::Streams, 7, &value).unwrap(), chunk);
             assert!(read(Lane::Streams, 8, &value).is_err() && read(Lane::Queues, 7, &value).is_err());
             for at in 0..value.len() {
-                let mut changed = value.to_vec();
+                let mut changed = value.clone();
                 changed[at] ^= 1;
                 assert!(read(Lane::Streams, 7, &changed).is_err(), "byte {at}");
                 assert!(read(Lane::Streams, 7, &value[..at]).is_err(), "cut to {at}");
@@ -665,17 +681,40 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_shares_its_chunks_bytes_reads_as_one_that_does_not() {
+        let mut large = ChunkBuilder::new(Lane::Queues, Offset(7), 1_000);
+        let body = Bytes::from(vec![5; PART_BYTES + 100]);
+        large.push_large(ExchangeId(5), None, b"meta", body.clone());
+        let large = large.finish();
+        for (chunk, shared) in [(&two_records(), None), (&large, Some(&body))] {
+            let mut header = Vec::new();
+            let values: Vec<Value> =
+                super::chunk(chunk, &References::uniform(chunk.count(), 1), &mut header).collect();
+            let shared = shared.unwrap_or_else(|| chunk.pieces().next().unwrap());
+            let [_, rest] = values[0].pieces();
+            assert_eq!(rest.as_ptr(), shared.as_ptr(), "shared, not copied");
+            assert_eq!(values[0].len(), values[0].bytes().len());
+            let read = |values: Vec<Value>| {
+                let part = |number: u16| Ok::<_, Damage>(values.get(usize::from(number)).cloned());
+                read_chunk(chunk.lane, chunk.base, values[0].clone(), part).unwrap()
+            };
+            assert_eq!(&read(values.clone()), chunk);
+            let in_tables = values.iter().map(|value| value.for_table().into());
+            assert_eq!(&read(in_tables.collect()), chunk);
+        }
+    }
+
+    #[test]
     fn dead_bytes_are_the_share_of_dead_records_among_those_on_disk() {
-        let mut left = Header::decode(&value_of(&two_records(), &References::uniform(2, 1)))
+        let mut left = Header::of(&value_of(&two_records(), &References::uniform(2, 1)))
             .unwrap()
-            .0
             .left();
         assert_eq!((left.dead_bytes(), left.len, left.kept), (0, 13, 2));
         left.references.release(0, 1);
         assert_eq!((left.dead_bytes(), left.is_dead()), (6, false));
         let rewritten = two_records().without_dead(&left.references);
-        let (header, _) = Header::decode(&value_of(&rewritten, &left.references)).unwrap();
-        let rewritten = header.left();
+        let rewritten = Header::of(&value_of(&rewritten, &left.references)).unwrap();
+        let rewritten = rewritten.left();
         assert_eq!((rewritten.dead_bytes(), rewritten.len, rewritten.kept), (0, 4, 1));
         left.references.release(1, 1);
         assert_eq!((left.dead_bytes(), left.is_dead()), (13, true));

@@ -37,11 +37,13 @@ pub(super) fn encode<E>(changes: &Changes, mut put: impl FnMut(&[u8]) -> Result<
             fixed[0] = table as u8;
             fixed[1] = u8::from(value.is_none());
             fixed[2..4].copy_from_slice(&(key.len() as u16).to_be_bytes());
-            let value = value.as_deref().unwrap_or_default();
-            fixed[4..].copy_from_slice(&(value.len() as u32).to_be_bytes());
+            let len = value.as_ref().map_or(0, Value::len);
+            fixed[4..].copy_from_slice(&(len as u32).to_be_bytes());
             put(&fixed)?;
             put(key)?;
-            put(value)?;
+            for piece in value.iter().flat_map(Value::pieces) {
+                put(piece)?;
+            }
         }
     }
     Ok(())
@@ -133,7 +135,7 @@ mod tests {
         locate(&mut changes, 2);
         for change in &changes[Table::Log as usize] {
             let at = change.at.unwrap().get() as usize - 2 * PAYLOAD;
-            assert!(payload[at..].starts_with(change.value.as_ref().unwrap()));
+            assert!(payload[at..].starts_with(&change.value.as_ref().unwrap().bytes()));
         }
         assert_eq!(decode(payload.into(), 2), Some(changes));
     }

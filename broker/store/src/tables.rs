@@ -264,7 +264,9 @@ impl Shared {
             let sealed = match task {
                 Task::Flush(sealed) => sealed,
                 Task::Prepare => {
-                    if let Err(error) = room.prepare() {
+                    // What is sealed is in memory until it is in tables.
+                    let time = || self.memtables().sealed.is_none();
+                    if let Err(error) = room.prepare(time) {
                         // Whoever needs it tries again, and fails if it must.
                         tracing::warn!(%error, "no segment of the log could be made ready");
                     }

@@ -74,10 +74,10 @@ pub(crate) struct Wal {
 pub(crate) struct Room(Arc<Segments>);
 
 impl Room {
-    /// Makes the next segment ready, if none is.
-    pub(crate) fn prepare(&self) -> io::Result<()> {
+    /// Makes the next segment ready, if none is, and lets commits pass in between for as long as there is `time` for that.
+    pub(crate) fn prepare(&self, time: impl Fn() -> bool) -> io::Result<()> {
         match self.0.is_short() {
-            true => self.0.prepare(),
+            true => self.0.prepare(time),
             false => Ok(()),
         }
     }

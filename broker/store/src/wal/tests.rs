@@ -190,7 +190,7 @@ fn a_segment_that_is_made_ready_is_the_next_one() {
     append(&mut wal, 1, 0, &batch(1, 8_000));
     assert!(wal.wants_segment(), "half of the segment is full");
     assert!(!wal.wants_segment(), "it says so once");
-    wal.room().prepare().unwrap();
+    wal.room().prepare(|| true).unwrap();
     assert_eq!(wal.room().disk_space().1, 2);
     append(&mut wal, 2, 0, &batch(2, 20_000));
     assert_eq!(read(folder.path(), Place::default()).0.len(), 2);

@@ -47,6 +47,8 @@ pub struct Chunk {
     starts: Vec<u32>,
     /// Number of records that were not dropped.
     kept: u32,
+    /// See [`Chunk::references`].
+    references: Option<u64>,
 }
 
 /// A record of a chunk, borrowed.
@@ -101,6 +103,7 @@ impl Chunk {
             more: Vec::new(),
             kept: starts.len() as u32,
             starts,
+            references: None,
         })
     }
 
@@ -146,6 +149,7 @@ impl Chunk {
             more,
             starts,
             kept: references.live(),
+            references: Some(references.total()),
         })
     }
 
@@ -157,6 +161,12 @@ impl Chunk {
     /// Number of records that were not dropped.
     pub fn kept(&self) -> u32 {
         self.kept
+    }
+
+    /// How many places in queues named its records when it was written, which may be more than still do. Only a chunk that was
+    /// read back says so.
+    pub fn references(&self) -> Option<u64> {
+        self.references
     }
 
     /// Length of the records that were not dropped, in bytes.
@@ -261,6 +271,7 @@ impl Chunk {
             more: if alone { self.more.clone() } else { Vec::new() },
             starts: Vec::with_capacity(self.starts.len()),
             kept: 0,
+            references: None,
         };
         let mut bytes = BytesMut::with_capacity(if alone { 0 } else { self.bytes.len() });
         for (records, references) in references.runs() {
@@ -402,6 +413,7 @@ impl ChunkBuilder {
             more: large.into_iter().collect(),
             kept: starts.len() as u32,
             starts,
+            references: None,
         }
     }
 }

@@ -192,7 +192,10 @@ impl Log {
             return BTreeSet::new();
         };
         match chunk {
-            Some(chunk) => self.cache.insert(chunk, None),
+            Some(chunk) => {
+                let references = chunk.references();
+                self.cache.insert(chunk, references);
+            }
             None if ahead => {}
             None => {
                 self.missing.insert((lane, base));
@@ -337,7 +340,7 @@ struct Cache {
 struct Cached {
     chunk: Arc<Chunk>,
     used: u64,
-    /// Places in queues that still name its messages; unknown for a chunk that was read back.
+    /// Places in queues that still name its messages, or more than do where some were settled before it was read back.
     references: Option<u64>,
 }
 

@@ -88,6 +88,57 @@ fn a_message_the_store_dropped_is_missing_and_those_around_it_are_not() {
 }
 
 #[test]
+fn a_chunk_that_was_read_back_leaves_memory_with_its_last_message() {
+    let mut bench = Bench::with_bounds(Bounds {
+        cache_bytes: 1_500,
+        ..Bounds::default()
+    });
+    for queue in ["q", "other"] {
+        bench
+            .request(Request::DeclareQueue(QueueSpec::new(queue)))
+            .unwrap();
+    }
+    bench.open_publisher(1, 1);
+    let queues = ["q", "other"].map(|queue| bench.queue_id(queue));
+    let published = bench.turn([publish(
+        1,
+        vec![message(1, "a", &queues), message(2, "b", &queues)],
+    )]);
+    let written = published.records.iter().find_map(|record| match record {
+        Record::Append { chunk, .. } => Some(chunk.bytes()),
+        _ => None,
+    });
+    // It pushes the first chunk out.
+    bench.turn([publish(1, vec![message(3, &"x".repeat(1_200), &queues[1..])])]);
+    bench.open_consumer(1, "q");
+    bench.open_consumer(2, "other");
+    bench.grant(1, 2);
+    bench.grant(2, 2);
+    let references = References::uniform(2, 2);
+    let chunk = Chunk::parse_sparse(
+        Lane::Queues,
+        Offset(0),
+        0,
+        written.unwrap(),
+        Vec::new(),
+        &references,
+    );
+    let read = Input::ChunkRead {
+        lane: Lane::Queues,
+        base: Offset(0),
+        chunk: Some(chunk.unwrap().into()),
+    };
+    assert_eq!(bodies(&bench.turn([read])), ["a", "b", "a", "b"]);
+    bench.settle(1, 1, 2, Settlement::Ack);
+    assert!(
+        bench.broker.totals().cache_bytes > 0,
+        "the other queue has it too"
+    );
+    bench.settle(2, 1, 2, Settlement::Ack);
+    assert_eq!(bench.broker.totals().cache_bytes, 0);
+}
+
+#[test]
 fn a_requeued_message_goes_back_to_its_place() {
     let mut bench = bench_with_messages(&["a", "b", "c"]);
     bench.open_consumer(1, "q");

@@ -12,11 +12,12 @@
 //! that is not there is noticed.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::Hasher;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 use crate::error::{Damage, Trouble};
 use crate::keys;
@@ -261,7 +262,7 @@ impl JournalReader {
         let [1] = self.take()? else { return Ok(None) };
         let items = u32::from_le_bytes(self.take()?);
         let number = u64::from_le_bytes(self.take()?);
-        let mut hash = Xxh3::new();
+        let mut hash = XxHash3_64::new();
         let mut progress = None;
         for _ in 0..items {
             let head: [u8; 21] = self.take()?;
@@ -270,14 +271,14 @@ impl JournalReader {
             if head[0] != 2 {
                 return Ok(None);
             }
-            hash.update(&head);
+            hash.write(&head);
             let mut key = vec![0; usize::from(key_len)];
             self.file.read_exact(&mut key)?;
-            hash.update(&key);
+            hash.write(&key);
             if key == keys::progress().as_ref() && len < 1_024 {
                 let mut value = vec![0; len as usize];
                 self.file.read_exact(&mut value)?;
-                hash.update(&value);
+                hash.write(&value);
                 progress = Progress::decode(&value);
             } else if !self.hash_over(u64::from(len), &mut hash)? {
                 return Ok(None);
@@ -286,7 +287,7 @@ impl JournalReader {
         let [3] = self.take()? else { return Ok(None) };
         let checksum = u64::from_le_bytes(self.take()?);
         let trailer: [u8; 4] = self.take()?;
-        if trailer != *TRAILER || checksum != hash.digest() {
+        if trailer != *TRAILER || checksum != hash.finish() {
             return Ok(None);
         }
         Ok(progress.map(|progress| Batch { number, progress }))
@@ -299,14 +300,14 @@ impl JournalReader {
     }
 
     /// Reads over `len` bytes without holding them at once. Answers whether there were so many.
-    fn hash_over(&mut self, mut len: u64, hash: &mut Xxh3) -> io::Result<bool> {
+    fn hash_over(&mut self, mut len: u64, hash: &mut XxHash3_64) -> io::Result<bool> {
         while len > 0 {
             let bytes = self.file.fill_buf()?;
             if bytes.is_empty() {
                 return Ok(false);
             }
             let taken = bytes.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-            hash.update(&bytes[..taken]);
+            hash.write(&bytes[..taken]);
             self.file.consume(taken);
             len -= taken as u64;
         }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use crate::error::{Damage, Trouble};
 
@@ -35,7 +35,7 @@ pub(crate) fn check(fjall: &Path, trees: usize) -> Result<(), Trouble> {
             return Err(damaged(&folder.join("current")));
         };
         let path = folder.join(format!("v{number}"));
-        if xxh3_128(&read(&path)?) != checksum {
+        if XxHash3_128::oneshot(&read(&path)?) != checksum {
             return Err(damaged(&path));
         }
     }
@@ -55,7 +55,7 @@ pub(crate) fn rebuild(fjall: &Path, trees: usize) -> Result<(), Trouble> {
             let name = name(fjall, &folder.join("current"));
             return Err(Damage::FileMissing { name }.into());
         };
-        let checksum = xxh3_128(&read(fjall, &folder.join(format!("v{number}")))?);
+        let checksum = XxHash3_128::oneshot(&read(fjall, &folder.join(format!("v{number}")))?);
         let bytes = [number.to_le_bytes().as_slice(), &checksum.to_le_bytes(), &[0]].concat();
         fs::write(folder.join("current"), bytes)?;
     }

@@ -27,7 +27,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 /// Its name in the data folder.
 pub(crate) const FILE: &str = "mark";
@@ -115,14 +115,14 @@ fn encode(generation: u64, marked: Marked) -> [u8; SLOT_LEN] {
     bytes[24] = u8::from(marked.journals.is_some());
     bytes[25..33].copy_from_slice(&first.to_be_bytes());
     bytes[33..41].copy_from_slice(&last.to_be_bytes());
-    let checksum = xxh3_64(&bytes[..41]);
+    let checksum = XxHash3_64::oneshot(&bytes[..41]);
     bytes[41..].copy_from_slice(&checksum.to_be_bytes());
     bytes
 }
 
 fn decode(bytes: &[u8; SLOT_LEN]) -> Option<(u64, Marked)> {
     let number = |at: usize| Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    if !bytes.starts_with(MAGIC) || number(41)? != xxh3_64(&bytes[..41]) {
+    if !bytes.starts_with(MAGIC) || number(41)? != XxHash3_64::oneshot(&bytes[..41]) {
         return None;
     }
     let journals = (number(25)?, number(33)?);

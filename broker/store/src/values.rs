@@ -16,13 +16,15 @@
 //! key as well, so that a chunk in another's place is noticed. All other values are small and guarded by fjall's own
 //! checksums; they are a version and postcard, or fixed fields where they are written often.
 
+use std::hash::Hasher;
+
 use bytes::Bytes;
 use fjall::UserValue;
 use pointsman_core::commit::{IndexEntry, QueueState, StreamState};
 use pointsman_core::{Chunk, Lane, Offset, Position, References};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 use crate::error::Damage;
 use crate::staged::Value;
@@ -84,15 +86,15 @@ impl Header {
 
 /// `header` is everything in front of the records, with any checksum.
 fn checksum<'a>(lane: Lane, base: Offset, header: &[u8], records: impl Iterator<Item = &'a Bytes>) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.update(&[lane as u8]);
-    hash.update(&base.0.to_be_bytes());
-    hash.update(&header[1..FIXED - 8]);
-    hash.update(&header[FIXED..]);
+    let mut hash = XxHash3_64::new();
+    hash.write(&[lane as u8]);
+    hash.write(&base.0.to_be_bytes());
+    hash.write(&header[1..FIXED - 8]);
+    hash.write(&header[FIXED..]);
     for part in records {
-        hash.update(part);
+        hash.write(part);
     }
-    hash.digest()
+    hash.finish()
 }
 
 fn parts(len: usize) -> u16 {

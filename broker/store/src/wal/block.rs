@@ -16,7 +16,7 @@
 //! Segments are written again and again, so that the number tells a block from what was in its place before. And as
 //! every 4096 bytes begin with what is written here, nobody who publishes can have a body taken for a block.
 
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 /// Length of a block, in bytes.
 pub(crate) const BLOCK: usize = 4_096;
@@ -45,7 +45,7 @@ impl Header {
         block[24..32].copy_from_slice(&self.synced.to_be_bytes());
         block[32..36].copy_from_slice(&self.index.to_be_bytes());
         block[36..HEADER].copy_from_slice(&self.count.to_be_bytes());
-        let checksum = xxh3_64(&block[8..]);
+        let checksum = XxHash3_64::oneshot(&block[8..]);
         block[..8].copy_from_slice(&checksum.to_be_bytes());
     }
 
@@ -60,7 +60,7 @@ impl Header {
             index: short(32)?,
             count: short(36)?,
         };
-        (number(0)? == xxh3_64(&block[8..])).then_some(header)
+        (number(0)? == XxHash3_64::oneshot(&block[8..])).then_some(header)
     }
 }
 

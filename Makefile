@@ -1,6 +1,6 @@
 # What people and CI run. `make help` lists it.
 
-# dev compiles quickly, release runs quickly.
+# dev compiles quickly, release runs quickly, dist runs quickest and takes several times as long to compile.
 PROFILE ?= release
 # Tests have their own: debug assertions and overflow checks stay on.
 TEST_PROFILE ?= dev
@@ -8,7 +8,7 @@ CARGO ?= cargo
 
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 folder_of = $(target_dir)/$(if $(filter dev,$(1)),debug,$(1))
-pointsman := $(call folder_of,$(PROFILE))/pointsman
+pointsman = $(call folder_of,$(PROFILE))/pointsman
 demo_dir := $(target_dir)/demo
 
 .DEFAULT_GOAL := help
@@ -23,7 +23,7 @@ setup: ## check for cargo and install the Wasm target where it is missing
 	@sh wasm-routers/setup.sh
 
 # The whole workspace chooses features, as the tests do, so that nothing is compiled twice.
-build: setup ## build the binary (PROFILE=dev or release)
+build: setup ## build the binary (PROFILE=dev, release or dist)
 	$(CARGO) build --workspace --bin pointsman --profile $(PROFILE)
 
 demo: build ## route orders through a Wasm router, or INPUT=file.jsonl by its field KEY=name
@@ -50,6 +50,8 @@ bench-baseline: setup ## the same, and make it what later runs are compared with
 # ZeroMQ is a library: its adapter is compiled where that is installed. The other brokers are only run.
 zeromq = $(if $(shell pkg-config --exists libzmq 2>/dev/null && echo found),--features zeromq)
 
+# Those were built to be run, and so is this one.
+peers: PROFILE = dist
 peers: $(if $(POINTSMAN_BIN),setup,build) ## other brokers and this one side by side (PEERS='--list' or '--quick --rows latency')
 	$(or $(POINTSMAN_BIN),$(pointsman)) router build tests/peers/router
 	cd tests/peers && POINTSMAN_BIN=$(abspath $(or $(POINTSMAN_BIN),$(pointsman))) $(CARGO) run --release $(zeromq) -- $(PEERS)

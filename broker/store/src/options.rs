@@ -21,7 +21,8 @@ pub struct Options {
     /// queues are short is left in peace.
     pub reclaim_slack_bytes: u64,
     /// Length of a part of a chunk, in bytes, from which on it stays in the write-ahead log rather than going to a table, if
-    /// such parts are most of what the log took. By default nearly that of a full chunk: so much comes that commits fill them.
+    /// such parts are most of what the log took. By default a quarter of a full chunk: messages that come one or a few at a time
+    /// lie closer in tables, and for those that come in batches writing them once more is what costs most of the disk.
     pub kept_min_bytes: usize,
     /// Where faults are injected; by default nowhere.
     pub faults: Faults,
@@ -35,7 +36,7 @@ impl Default for Options {
             cache_bytes: 8 * 1024 * 1024,
             space_amplification: 2.0,
             reclaim_slack_bytes: 64 * 1024 * 1024,
-            kept_min_bytes: CHUNK_TARGET / 4 * 3,
+            kept_min_bytes: CHUNK_TARGET / 4,
             faults: Faults::default(),
         }
     }

@@ -291,7 +291,7 @@ async fn cycle<B: Broker>(broker: &B, scenario: &Scenario) -> Result<Report, Err
 fn pointsman() -> PathBuf {
     match std::env::var_os("POINTSMAN_BIN") {
         Some(path) => path.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/pointsman"),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/dist/pointsman"),
     }
 }
 

@@ -21,7 +21,7 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::ids::{DecidedBy, ExchangeId, Lane, Offset, RouterId};
@@ -273,7 +273,7 @@ impl Chunk {
             kept: 0,
             references: None,
         };
-        let mut bytes = BytesMut::with_capacity(if alone { 0 } else { self.bytes.len() });
+        let mut bytes = Vec::with_capacity(if alone { 0 } else { self.bytes.len() });
         for (records, references) in references.runs() {
             for _ in 0..records {
                 let start = self.starts.get(left.starts.len()).copied().unwrap_or(DROPPED);
@@ -290,7 +290,7 @@ impl Chunk {
             }
         }
         if !alone {
-            left.bytes = bytes.freeze();
+            left.bytes = fitted(bytes);
         }
         left
     }
@@ -397,25 +397,29 @@ impl ChunkBuilder {
             lane,
             base,
             time,
-            mut bytes,
+            bytes,
             large,
             starts,
         } = self;
-        // It may be in memory for long, and what comes differs in length.
-        if bytes.capacity() - bytes.len() > bytes.len() / 8 {
-            bytes.shrink_to_fit();
-        }
         Chunk {
             lane,
             base,
             time,
-            bytes: bytes.into(),
+            bytes: fitted(bytes),
             more: large.into_iter().collect(),
             kept: starts.len() as u32,
             starts,
             references: None,
         }
     }
+}
+
+/// Without much room behind the last byte: a chunk may be in memory for long, and is counted there by its length.
+fn fitted(mut bytes: Vec<u8>) -> Bytes {
+    if bytes.capacity() - bytes.len() > bytes.len() / 8 {
+        bytes.shrink_to_fit();
+    }
+    bytes.into()
 }
 
 /// The varints before a record's metadata, collected so that they are appended as one.
@@ -546,9 +550,14 @@ mod tests {
     fn a_chunk_does_not_keep_room_that_another_one_needed() {
         let mut builder = ChunkBuilder::with_room(Lane::Queues, Offset(7), 1_000, (CHUNK_TARGET, 1));
         builder.push(ExchangeId(5), None, b"meta", b"body");
+        builder.push(ExchangeId(5), None, b"meta", &[1; 1_000]);
+        let mut references = References::uniform(2, 1);
+        references.release(1, 1);
         let chunk = builder.finish();
-        let len = chunk.len();
-        assert!(Vec::from(chunk.bytes).capacity() < 2 * len);
+        for chunk in [chunk.without_dead(&references), chunk] {
+            let len = chunk.len();
+            assert!(Vec::from(chunk.bytes).capacity() < 2 * len);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use pointsman_router_host::{Host, Routes};
 use pointsman_store::{Committer, Reader, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::mailbox::{Answer, ConsumerEvent, Delivery, Inbox, Mail, PublisherEvent, Wake};
+use crate::mailbox::{Answer, ConsumerEvent, Delivery, Inbox, Mail, PublisherEvent, Sleep, Wake};
 use crate::outbox::{Outbox, Post};
 
 /// Commits that may be on their way to the disk. While one is synced and one waits, mail collects, so the next
@@ -20,7 +20,7 @@ const COMMITS_IN_FLIGHT: u64 = 2;
 /// Mails handled in one turn at most, so that effects do not wait for ever.
 const TURN_MAILS: usize = 1_024;
 
-/// The driver of the one shard. Runs on a thread of its own.
+/// The driver of the one shard.
 pub(crate) struct Driver {
     broker: Broker,
     inbox: Inbox,
@@ -32,6 +32,8 @@ pub(crate) struct Driver {
     connections: HashMap<ConnectionId, mpsc::UnboundedSender<Answer>>,
     publishers: HashMap<PublisherId, mpsc::UnboundedSender<PublisherEvent>>,
     consumers: HashMap<ConsumerId, mpsc::UnboundedSender<ConsumerEvent>>,
+    /// Mail that was taken and not looked at. Empty between steps.
+    arrived: VecDeque<Mail>,
     /// Mail that came while enough commits were in flight.
     waiting: VecDeque<Mail>,
     /// Commits whose effects wait for the disk, oldest first.
@@ -70,6 +72,12 @@ pub(crate) enum Ended {
     StoreFailed(StoreError),
 }
 
+impl From<StoreError> for Ended {
+    fn from(error: StoreError) -> Ended {
+        Ended::StoreFailed(error)
+    }
+}
+
 impl Driver {
     /// A driver that begins with the effects of what was restored.
     pub(crate) fn new(
@@ -91,6 +99,7 @@ impl Driver {
             connections: HashMap::new(),
             publishers: HashMap::new(),
             consumers: HashMap::new(),
+            arrived: VecDeque::new(),
             waiting: VecDeque::new(),
             pending: VecDeque::from([Pending {
                 commit: 0,
@@ -105,47 +114,44 @@ impl Driver {
         }
     }
 
-    /// Drives until it is told to stop or the store fails.
-    pub(crate) fn run(mut self) -> Ended {
-        let ended = self.drive();
-        let Driver {
-            committer, reader, ..
-        } = self;
-        reader.stop();
-        committer.stop();
-        ended
+    /// Works off what has come, with one turn at most. Answers how long to sleep until the next step, where there is not
+    /// more to do at once.
+    pub(crate) fn step(&mut self) -> Result<Option<Sleep>, Ended> {
+        self.inbox.take(&mut self.arrived);
+        while let Some(mail) = self.arrived.pop_front() {
+            self.receive(mail)?;
+        }
+        if self.may_commit() && self.has_work() {
+            self.turn()?;
+        }
+        let has_work = self.has_work();
+        if self.stopping && !has_work && self.pending.is_empty() {
+            return Err(Ended::Stopped);
+        }
+        Ok(match (self.may_commit(), has_work) {
+            (true, true) => None,
+            (true, false) => Some(Sleep {
+                wake: Wake::AnyMail,
+                until: self.broker.poll_timeout(),
+            }),
+            // The mail that says that a commit is durable comes anyway.
+            (false, _) => Some(Sleep {
+                wake: Wake::Urgent,
+                until: None,
+            }),
+        })
     }
 
-    fn drive(&mut self) -> Ended {
-        if let Err(error) = self.release_durable() {
-            return Ended::StoreFailed(error);
-        }
-        let mut arrived = VecDeque::new();
-        let (mut wake, mut until) = (None, None);
-        loop {
-            self.inbox.take(&mut arrived, wake, until);
-            for mail in arrived.drain(..) {
-                if let Err(error) = self.receive(mail) {
-                    return Ended::StoreFailed(error);
-                }
-            }
-            let due = self.broker.poll_timeout();
-            let work = self.more || !self.waiting.is_empty() || due.is_some_and(|due| due <= now());
-            if self.stopping && !work && self.pending.is_empty() {
-                return Ended::Stopped;
-            }
-            (wake, until) = if !self.may_commit() {
-                // The mail that says that a commit is durable comes anyway.
-                (Some(Wake::Urgent), None)
-            } else if work {
-                if let Err(error) = self.turn() {
-                    return Ended::StoreFailed(error);
-                }
-                (None, None)
-            } else {
-                (Some(Wake::AnyMail), due)
-            };
-        }
+    /// Ends the threads that commit and read, with everything written that was submitted.
+    pub(crate) fn stop(self) {
+        self.reader.stop();
+        self.committer.stop();
+    }
+
+    /// Whether a turn would do something.
+    fn has_work(&self) -> bool {
+        let is_due = || self.broker.poll_timeout().is_some_and(|due| due <= now());
+        self.more || !self.waiting.is_empty() || is_due()
     }
 
     /// Whether a turn may be made, which can end in a commit.
@@ -284,7 +290,7 @@ impl Driver {
         self.release_durable()
     }
 
-    /// Commits on this thread while there is nothing else to do, and on the commit thread when there is.
+    /// Commits on the caller's thread while there is nothing else to do, and on the commit thread when there is.
     fn submit(&mut self, records: Vec<Record>, sync: Option<Duration>) -> Result<(), StoreError> {
         let is_quiet = self.durable == self.submitted && self.waiting.is_empty() && self.inbox.is_empty();
         self.submitted += 1;

@@ -16,6 +16,7 @@ mod admin;
 mod backup;
 mod mailbox;
 mod driver;
+mod shard;
 mod outbox;
 mod space;
 

@@ -1,4 +1,4 @@
-//! The way into the driver: one queue of mail, with room that sessions wait for.
+//! The way into the driver: one queue of mail, with room that sessions wait for, and what wakes who works it off.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use pointsman_protocol::admin::Reply;
 use pointsman_protocol::consume::OpenConsumer;
 use pointsman_protocol::publish::Outcome;
 use pointsman_store::StoreError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::driver::now;
 
@@ -21,6 +21,9 @@ const ROOM: usize = 4_096;
 
 /// KiB of publishes that may be between a session's buffer and the disk, over all sessions.
 const PUBLISH_ROOM_KIB: u32 = 256 * 1024;
+
+/// Most messages of a publish that is light, and most KiB of room that it has: a few, or one of 16 KiB.
+const LIGHT_PUBLISH: (usize, usize) = (16, 32);
 
 /// What the driver is told.
 #[derive(Debug)]
@@ -124,34 +127,54 @@ pub(crate) struct Inbox {
     room: Arc<Semaphore>,
 }
 
-#[derive(Debug, Default)]
+/// The end of those who work the driver: they sleep here until there is mail.
+#[derive(Clone)]
+pub(crate) struct Doorbell(Arc<Queue>);
+
+#[derive(Debug)]
 struct Queue {
     state: Mutex<State>,
+    /// Wakes the driver's thread.
     arrived: Condvar,
+    /// Wakes the task that works off light mail while the thread sleeps, where there is one.
+    light: Option<Notify>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     mails: VecDeque<Mail>,
-    /// What the driver sleeps for, if it sleeps and nothing has woken it yet.
-    sleeps_for: Option<Wake>,
+    /// How the driver's thread sleeps, if it sleeps and nothing has woken it yet.
+    sleep: Option<Sleep>,
     /// There is no driver any more.
     closed: bool,
 }
 
-/// What wakes a driver that waits.
+/// How long the driver's thread sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sleep {
+    /// What wakes it.
+    pub(crate) wake: Wake,
+    /// When it wakes up at the latest, in milliseconds since the Unix epoch.
+    pub(crate) until: Option<u64>,
+}
+
+/// What wakes a driver's thread that sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// Whatever comes.
+    /// Whatever comes, but light mail only where no task works it off.
     AnyMail,
     /// News of the store and the word to stop, but nothing that only a turn can handle: it lies there until one can be
     /// made, and waking up for it costs more than handling it.
     Urgent,
 }
 
-/// A mailbox and its inbox.
-pub(crate) fn mailbox() -> (Mailbox, Inbox) {
-    let queue = Arc::new(Queue::default());
+/// A mailbox, its inbox and the bell. With `light_apart`, somebody waits for [`Doorbell::light_mail`].
+pub(crate) fn mailbox(light_apart: bool) -> (Mailbox, Inbox, Doorbell) {
+    let queue = Arc::new(Queue {
+        state: Mutex::default(),
+        arrived: Condvar::new(),
+        light: light_apart.then(Notify::new),
+    });
     let room = Arc::new(Semaphore::new(ROOM));
     let publish_room = Arc::new(Semaphore::new(PUBLISH_ROOM_KIB as usize));
     (
@@ -160,7 +183,11 @@ pub(crate) fn mailbox() -> (Mailbox, Inbox) {
             room: room.clone(),
             publish_room,
         },
-        Inbox { queue, room },
+        Inbox {
+            queue: queue.clone(),
+            room,
+        },
+        Doorbell(queue),
     )
 }
 
@@ -215,6 +242,19 @@ impl Mail {
     }
 }
 
+impl Mail {
+    /// Whether it is worked off in less time than it takes to wake a thread for it, but for a sync.
+    fn is_light(&self) -> bool {
+        match self {
+            Mail::Publish { messages, permit, .. } => {
+                messages.len() <= LIGHT_PUBLISH.0 && permit.num_permits() <= LIGHT_PUBLISH.1
+            }
+            Mail::Input(Input::Settle { .. } | Input::Credit { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 impl Wake {
     fn comes_with(self, mail: &Mail) -> bool {
         let urgent = matches!(mail, Mail::Durable { .. } | Mail::StoreFailed(_) | Mail::Stop);
@@ -232,51 +272,29 @@ impl Queue {
         if state.closed {
             return Err(DriverGone);
         }
-        let wakes = state.sleeps_for.is_some_and(|wake| wake.comes_with(&mail));
+        let wakes = state.sleep.is_some_and(|sleep| sleep.wake.comes_with(&mail));
+        let task = self.light.as_ref().filter(|_| mail.is_light());
         state.mails.push_back(mail);
-        if wakes {
+        if !wakes {
+            return Ok(());
+        }
+        if let Some(task) = task {
+            drop(state);
+            task.notify_one();
+        } else {
             // Once is enough, however much comes until it is awake.
-            state.sleeps_for = None;
+            state.sleep = None;
             drop(state);
             self.arrived.notify_one();
         }
         Ok(())
     }
-
-    /// Sleeps until a mail took the wish to be woken, or until the time.
-    fn sleep<'a>(&self, mut state: MutexGuard<'a, State>, until: Option<u64>) -> MutexGuard<'a, State> {
-        while state.sleeps_for.is_some() {
-            state = match until {
-                None => self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(time) => {
-                    let left = time.saturating_sub(now());
-                    if left == 0 {
-                        break;
-                    }
-                    self.arrived
-                        .wait_timeout(state, Duration::from_millis(left))
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
-        }
-        state
-    }
 }
 
 impl Inbox {
-    /// Moves all mail that is there to the end of `mails`. With a `wake` and no mail it sleeps on this thread until such
-    /// mail comes, or until a time in milliseconds since the Unix epoch.
-    pub(crate) fn take(&self, mails: &mut VecDeque<Mail>, wake: Option<Wake>, until: Option<u64>) {
-        let mut state = self.queue.lock();
-        if let Some(wake) = wake
-            && !state.mails.iter().any(|mail| wake.comes_with(mail))
-        {
-            state.sleeps_for = Some(wake);
-            state = self.queue.sleep(state, until);
-            state.sleeps_for = None;
-        }
-        mails.append(&mut state.mails);
+    /// Moves all mail that is there to the end of `mails`.
+    pub(crate) fn take(&self, mails: &mut VecDeque<Mail>) {
+        mails.append(&mut self.queue.lock().mails);
     }
 
     /// Whether no mail is there.
@@ -299,11 +317,88 @@ impl Drop for Inbox {
         let unread = std::mem::take(&mut state.mails);
         drop(state);
         drop(unread);
+        if let Some(task) = &self.queue.light {
+            task.notify_one();
+        }
+    }
+}
+
+impl Doorbell {
+    /// Sleeps on this thread until mail or time ends it, and not at all when such mail is there. `held` is given back once
+    /// mail can end the sleep, so that whoever gets it next finds a thread that sleeps or knows what it must know.
+    pub(crate) fn sleep<G>(&self, sleep: Sleep, held: G) {
+        let mut state = self.0.lock();
+        if state.mails.iter().any(|mail| sleep.wake.comes_with(mail)) {
+            return;
+        }
+        state.sleep = Some(sleep);
+        drop(held);
+        while let Some(Sleep { until, .. }) = state.sleep {
+            let Some(time) = until else {
+                state = self.0.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = time.saturating_sub(now());
+            if left == 0 {
+                state.sleep = None;
+                return;
+            }
+            state = self
+                .0
+                .arrived
+                .wait_timeout(state, Duration::from_millis(left))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits until light mail came while the driver's thread slept, or there is no driver any more.
+    pub(crate) async fn light_mail(&self) {
+        match &self.0.light {
+            Some(task) => task.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether the driver's thread sleeps and would wake up for any mail.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0
+            .lock()
+            .sleep
+            .is_some_and(|sleep| sleep.wake == Wake::AnyMail)
+    }
+
+    /// Wakes the driver's thread, if it sleeps.
+    pub(crate) fn wake(&self) {
+        self.0.lock().sleep = None;
+        self.0.arrived.notify_one();
+    }
+
+    /// Changes how the driver's thread sleeps. One that is awake finds out by itself.
+    pub(crate) fn change(&self, sleep: Sleep) {
+        let mut state = self.0.lock();
+        let Some(before) = state.sleep.replace(sleep) else {
+            state.sleep = None;
+            return;
+        };
+        drop(state);
+        let is_sooner = sleep
+            .until
+            .is_some_and(|until| before.until.is_none_or(|before| until < before));
+        if is_sooner {
+            // It goes on sleeping, until then.
+            self.0.arrived.notify_one();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
+    use pointsman_core::input::Verdict;
+    use pointsman_protocol::consume::Credit;
+
     use super::*;
 
     fn for_a_turn() -> Mail {
@@ -312,73 +407,181 @@ mod tests {
         })
     }
 
-    fn sleeps_for(wake: Wake) -> (Mailbox, Inbox) {
-        let (mailbox, inbox) = mailbox();
-        inbox.queue.lock().sleeps_for = Some(wake);
-        (mailbox, inbox)
+    fn light() -> Mail {
+        let credit = Credit {
+            messages: 1,
+            bytes: 1,
+        };
+        Mail::Input(Input::Credit {
+            consumer: ConsumerId(1),
+            credit,
+        })
     }
 
-    fn is_woken(inbox: &Inbox) -> bool {
-        inbox.queue.lock().sleeps_for.is_none()
+    async fn publish(mailbox: &Mailbox, messages: usize, bytes: usize) -> Mail {
+        let message = Publish {
+            sequence: 1,
+            verdict: Verdict::Deliver,
+            copies: Default::default(),
+        };
+        Mail::Publish {
+            publisher: PublisherId(1),
+            messages: vec![message; messages],
+            permit: mailbox.publish_room(bytes).await.unwrap(),
+        }
+    }
+
+    const fn until(wake: Wake, until: Option<u64>) -> Sleep {
+        Sleep { wake, until }
+    }
+
+    const IDLE: Sleep = until(Wake::AnyMail, None);
+    const BUSY: Sleep = until(Wake::Urgent, None);
+
+    /// What is there while the driver's thread sleeps.
+    fn asleep(sleep: Sleep, light_apart: bool) -> (Mailbox, Inbox, Doorbell) {
+        let (mailbox, inbox, bell) = mailbox(light_apart);
+        bell.0.lock().sleep = Some(sleep);
+        (mailbox, inbox, bell)
+    }
+
+    fn sleep_of(bell: &Doorbell) -> Option<Sleep> {
+        bell.0.lock().sleep
+    }
+
+    fn take(inbox: &Inbox) -> Vec<Mail> {
+        let mut mails = VecDeque::new();
+        inbox.take(&mut mails);
+        mails.into()
+    }
+
+    /// Whether the task for light mail would wake up.
+    fn is_rung(bell: &Doorbell) -> bool {
+        let mut wait = std::pin::pin!(bell.light_mail());
+        wait.as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_ready()
     }
 
     #[test]
     fn a_driver_that_cannot_make_a_turn_sleeps_until_the_store_has_news() {
-        let (mailbox, inbox) = sleeps_for(Wake::Urgent);
+        let (mailbox, inbox, bell) = asleep(BUSY, true);
         mailbox.send_now(for_a_turn());
-        assert!(!is_woken(&inbox));
+        mailbox.send_now(light());
+        assert_eq!(sleep_of(&bell), Some(BUSY));
+        assert!(!is_rung(&bell));
         mailbox.send_now(Mail::Durable { through: 7 });
-        assert!(is_woken(&inbox));
-        let mut mails = VecDeque::new();
-        inbox.take(&mut mails, None, None);
+        assert_eq!(sleep_of(&bell), None);
         assert!(matches!(
-            mails.make_contiguous(),
-            [Mail::Input(_), Mail::Durable { through: 7 }]
+            take(&inbox)[..],
+            [Mail::Input(_), Mail::Input(_), Mail::Durable { through: 7 }]
         ));
     }
 
     #[test]
     fn a_driver_without_work_wakes_up_for_any_mail() {
-        let (mailbox, inbox) = sleeps_for(Wake::AnyMail);
-        mailbox.send_now(for_a_turn());
-        assert!(is_woken(&inbox));
+        for mail in [for_a_turn(), light()] {
+            let (mailbox, _inbox, bell) = asleep(IDLE, false);
+            mailbox.send_now(mail);
+            assert_eq!(sleep_of(&bell), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn light_mail_rings_for_the_task_where_there_is_one_and_lets_the_thread_sleep() {
+        let (mailbox, inbox, bell) = asleep(IDLE, true);
+        let (messages, kib) = LIGHT_PUBLISH;
+        for mail in [light(), publish(&mailbox, messages, kib * 1024 - 1).await] {
+            mailbox.send_now(mail);
+            assert!(bell.is_idle());
+            assert!(is_rung(&bell) && !is_rung(&bell));
+        }
+        let heavy = [
+            publish(&mailbox, messages + 1, 100).await,
+            publish(&mailbox, 1, kib * 1024).await,
+            for_a_turn(),
+        ];
+        for mail in heavy {
+            bell.0.lock().sleep = Some(IDLE);
+            mailbox.send_now(mail);
+            assert!(!bell.is_idle() && !is_rung(&bell));
+            assert_eq!(sleep_of(&bell), None);
+        }
+        assert_eq!(take(&inbox).len(), 5);
+        drop(inbox);
+        assert!(is_rung(&bell), "the task must hear that the driver is gone");
     }
 
     #[test]
     fn mail_that_is_there_already_is_not_slept_over() {
-        let (mailbox, inbox) = mailbox();
-        mailbox.send_now(Mail::Stop);
-        let mut mails = VecDeque::new();
-        inbox.take(&mut mails, Some(Wake::Urgent), None);
-        assert_eq!(mails.len(), 1);
+        for (mail, sleep) in [(Mail::Stop, BUSY), (light(), IDLE)] {
+            let (mailbox, _inbox, bell) = mailbox(true);
+            mailbox.send_now(mail);
+            bell.sleep(sleep, ());
+            assert_eq!(sleep_of(&bell), None);
+        }
     }
 
     #[test]
-    fn the_wait_ends_at_its_time_with_what_came_meanwhile() {
-        let (mailbox, inbox) = mailbox();
+    fn a_sleep_ends_at_its_time_though_mail_lies_there() {
+        let (mailbox, inbox, bell) = mailbox(true);
         mailbox.send_now(for_a_turn());
-        let mut mails = VecDeque::new();
-        inbox.take(&mut mails, Some(Wake::Urgent), Some(now()));
-        assert_eq!(mails.len(), 1);
-        inbox.take(&mut mails, Some(Wake::AnyMail), Some(now()));
-        assert_eq!(mails.len(), 1);
+        bell.sleep(until(Wake::Urgent, Some(now())), ());
+        assert_eq!(sleep_of(&bell), None);
+        assert_eq!(take(&inbox).len(), 1);
     }
 
     #[test]
     fn a_sleeping_driver_is_woken_from_another_thread() {
-        let (mailbox, inbox) = mailbox();
+        let (mailbox, inbox, bell) = mailbox(true);
         let driver = std::thread::spawn(move || {
-            let mut mails = VecDeque::new();
-            inbox.take(&mut mails, Some(Wake::Urgent), None);
-            mails.len()
+            bell.sleep(BUSY, ());
+            take(&inbox).len()
         });
         mailbox.send_now(Mail::Stop);
         assert_eq!(driver.join().unwrap(), 1);
     }
 
+    #[test]
+    fn what_is_held_is_given_back_once_the_thread_sleeps() {
+        let (_mailbox, _inbox, bell) = mailbox(true);
+        let held = Arc::new(Mutex::new(()));
+        let (sleeper, lock) = (bell.clone(), held.clone());
+        let (is_held, began) = std::sync::mpsc::channel();
+        let driver = std::thread::spawn(move || {
+            let guard = lock.lock().unwrap();
+            is_held.send(()).unwrap();
+            sleeper.sleep(IDLE, guard);
+        });
+        began.recv().unwrap();
+        let guard = held.lock().unwrap();
+        assert!(bell.is_idle());
+        bell.wake();
+        drop(guard);
+        driver.join().unwrap();
+    }
+
+    #[test]
+    fn a_change_of_a_sleep_holds_from_then_on_and_an_earlier_end_is_kept_to() {
+        let (_mailbox, _inbox, bell) = asleep(IDLE, true);
+        bell.change(BUSY);
+        assert_eq!(sleep_of(&bell), Some(BUSY));
+        bell.wake();
+        bell.change(IDLE);
+        assert_eq!(sleep_of(&bell), None, "it is awake");
+
+        let sleeper = bell.clone();
+        let driver = std::thread::spawn(move || sleeper.sleep(IDLE, ()));
+        while !bell.is_idle() {
+            std::thread::yield_now();
+        }
+        bell.change(until(Wake::AnyMail, Some(now())));
+        driver.join().unwrap();
+    }
+
     #[tokio::test]
     async fn without_a_driver_nobody_can_send() {
-        let (mailbox, inbox) = mailbox();
+        let (mailbox, inbox, _bell) = mailbox(true);
         mailbox.send_now(for_a_turn());
         drop(inbox);
         assert!(mailbox.send(for_a_turn()).await.is_err());

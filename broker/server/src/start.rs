@@ -18,9 +18,10 @@ use crate::backup::{self, Backups};
 use crate::config::Config;
 use crate::driver::{Driver, Ended, now};
 use crate::listen;
-use crate::mailbox::{Inbox, Mail, Mailbox, mailbox};
+use crate::mailbox::{Doorbell, Inbox, Mail, Mailbox, mailbox};
 use crate::outbox::outbox;
 use crate::session::Shared;
+use crate::shard::Shard;
 use crate::tls::{self, TlsError};
 use crate::{auth, space};
 
@@ -191,14 +192,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .local_addr()
         .map_err(|error| StartError::Listen { address, error })?;
 
-    let (mailbox, inbox) = mailbox();
+    let (mailbox, inbox, bell) = mailbox(config.workers == 1);
     let blocked = space::blocked_from_start(&config);
     if let Some(reason) = &blocked {
         tracing::error!(reason, "publishes are blocked");
     }
     let ended = drive(
         (broker, effects),
-        inbox,
+        (inbox, bell),
         &mailbox,
         &store,
         host.clone(),
@@ -269,7 +270,7 @@ fn prepare(broker: &mut Broker, store: &Store) -> Result<(Option<AdminCredential
 /// Starts the driver, with the threads that commit, read and reclaim.
 fn drive(
     (broker, effects): (Broker, Vec<Effect>),
-    inbox: Inbox,
+    (inbox, bell): (Inbox, Doorbell),
     mailbox: &Mailbox,
     store: &Store,
     host: Arc<Host>,
@@ -299,11 +300,14 @@ fn drive(
         host,
         routes,
     );
+    let shard = Arc::new(Shard::new(driver, bell));
+    let at_hand = shard.clone();
+    tokio::spawn(async move { at_hand.work_off_light_mail().await });
     let (sender, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name("driver".to_owned())
         .spawn(move || {
-            let ended = driver.run();
+            let ended = shard.run();
             reclaimer.stop();
             // Nobody is left to hear it when the broker was dropped.
             let _ = sender.send(ended);

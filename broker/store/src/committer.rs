@@ -18,7 +18,7 @@ const WAITING_BYTES: usize = 8 * 1024 * 1024;
 
 /// Largest commit that is made durable on the thread it comes from, in bytes of records: about what a message or a few
 /// need. More shows that more is coming, which is handled while the commit thread writes.
-const HERE_BYTES: usize = 16 * 1024;
+const HERE_BYTES: usize = 32 * 1024;
 
 /// Pause before what nobody waits for is done, while nothing else is written: removing what deleted queues left, step by
 /// step, and writing settlements.

@@ -19,9 +19,16 @@ pub(crate) enum Post {
     Consumer(UnboundedSender<ConsumerEvent>, ConsumerEvent),
 }
 
+/// What is sent at once. Deliveries are handed out first: somebody waits to work on them.
+#[derive(Debug, Default)]
+struct Parcel {
+    to_consumers: Vec<Post>,
+    to_others: Vec<Post>,
+}
+
 /// The driver's end. What was not sent when it is dropped is sent then.
 pub(crate) struct Outbox {
-    parcel: Vec<Post>,
+    parcel: Parcel,
     shared: Arc<Shared>,
 }
 
@@ -36,7 +43,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    posts: Vec<Post>,
+    parcel: Parcel,
     /// Nothing more comes.
     closed: bool,
 }
@@ -44,10 +51,9 @@ struct Waiting {
 /// Both ends.
 pub(crate) fn outbox() -> (Outbox, Dispatcher) {
     let shared = Arc::new(Shared::default());
-    let parcel = Vec::new();
     (
         Outbox {
-            parcel,
+            parcel: Parcel::default(),
             shared: shared.clone(),
         },
         Dispatcher(shared),
@@ -57,7 +63,10 @@ pub(crate) fn outbox() -> (Outbox, Dispatcher) {
 impl Outbox {
     /// Adds to the parcel.
     pub(crate) fn put(&mut self, post: Post) {
-        self.parcel.push(post);
+        match post {
+            Post::Consumer(..) => self.parcel.to_consumers.push(post),
+            Post::Answer(..) | Post::Publisher(..) => self.parcel.to_others.push(post),
+        }
     }
 
     /// Sends the parcel.
@@ -67,8 +76,8 @@ impl Outbox {
         }
         let mut waiting = self.shared.waiting();
         // Whoever has not been there yet has been woken already.
-        let wakes = waiting.posts.is_empty();
-        waiting.posts.append(&mut self.parcel);
+        let wakes = waiting.parcel.is_empty();
+        waiting.parcel.append(&mut self.parcel);
         drop(waiting);
         if wakes {
             self.shared.arrived.notify_one();
@@ -87,15 +96,15 @@ impl Drop for Outbox {
 impl Dispatcher {
     /// Hands out parcels until nothing more comes.
     pub(crate) async fn run(self) {
-        let mut posts = Vec::new();
+        let mut parcel = Parcel::default();
         loop {
             self.0.arrived.notified().await;
             let closed = {
                 let mut waiting = self.0.waiting();
-                std::mem::swap(&mut posts, &mut waiting.posts);
+                std::mem::swap(&mut parcel, &mut waiting.parcel);
                 waiting.closed
             };
-            for post in posts.drain(..) {
+            for post in parcel.drain() {
                 match post {
                     Post::Answer(to, answer) => drop(to.send(answer)),
                     Post::Publisher(to, event) => drop(to.send(event)),
@@ -106,6 +115,21 @@ impl Dispatcher {
                 return;
             }
         }
+    }
+}
+
+impl Parcel {
+    fn is_empty(&self) -> bool {
+        self.to_consumers.is_empty() && self.to_others.is_empty()
+    }
+
+    fn append(&mut self, other: &mut Parcel) {
+        self.to_consumers.append(&mut other.to_consumers);
+        self.to_others.append(&mut other.to_others);
+    }
+
+    fn drain(&mut self) -> impl Iterator<Item = Post> {
+        self.to_consumers.drain(..).chain(self.to_others.drain(..))
     }
 }
 
@@ -146,6 +170,41 @@ mod tests {
             firsts.push(first);
         }
         assert_eq!(firsts, [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn deliveries_are_handed_out_first_and_each_receiver_has_its_news_in_order() {
+        let (mut outbox, dispatcher) = outbox();
+        let handed_out = Arc::new(Mutex::new(Vec::new()));
+        let (to_publisher, mut confirms) = mpsc::unbounded_channel();
+        let (to_consumer, mut deliveries) = mpsc::unbounded_channel();
+        let opened = |offset| ConsumerEvent::Opened {
+            tag: String::new(),
+            offset: Some(offset),
+        };
+        outbox.put(confirm(&to_publisher, 1));
+        outbox.put(Post::Consumer(to_consumer.clone(), opened(1)));
+        outbox.put(confirm(&to_publisher, 2));
+        outbox.put(Post::Consumer(to_consumer.clone(), opened(2)));
+        drop((outbox, to_publisher, to_consumer));
+        let (seen, heard) = (handed_out.clone(), handed_out.clone());
+        let publisher = tokio::spawn(async move {
+            while let Some(PublisherEvent::Confirm { first, .. }) = confirms.recv().await {
+                seen.lock().unwrap().push(("confirm", first));
+            }
+        });
+        let consumer = tokio::spawn(async move {
+            while let Some(ConsumerEvent::Opened { offset, .. }) = deliveries.recv().await {
+                heard.lock().unwrap().push(("delivery", offset.unwrap()));
+            }
+        });
+        // Both wait before anything is handed out.
+        tokio::task::yield_now().await;
+        dispatcher.run().await;
+        publisher.await.unwrap();
+        consumer.await.unwrap();
+        let expected = [("delivery", 1), ("delivery", 2), ("confirm", 1), ("confirm", 2)];
+        assert_eq!(*handed_out.lock().unwrap(), expected);
     }
 
     #[tokio::test]

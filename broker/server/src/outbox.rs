@@ -19,11 +19,17 @@ pub(crate) enum Post {
     Consumer(UnboundedSender<ConsumerEvent>, ConsumerEvent),
 }
 
-/// What is sent at once. Deliveries are handed out first: somebody waits to work on them.
+/// Most messages that are handed to consumers before others hear what is theirs.
+const FIRST_DELIVERIES: u64 = 16;
+
+/// What is sent at once. Of little, deliveries are handed out first: somebody waits to work on them. Of more the rest is first,
+/// because publishers go on with their confirms while the deliveries are written.
 #[derive(Debug, Default)]
 struct Parcel {
     to_consumers: Vec<Post>,
     to_others: Vec<Post>,
+    /// How many messages are delivered.
+    deliveries: u64,
 }
 
 /// The driver's end. What was not sent when it is dropped is sent then.
@@ -63,6 +69,9 @@ pub(crate) fn outbox() -> (Outbox, Dispatcher) {
 impl Outbox {
     /// Adds to the parcel.
     pub(crate) fn put(&mut self, post: Post) {
+        if let Post::Consumer(_, ConsumerEvent::Deliver(delivery)) = &post {
+            self.parcel.deliveries += u64::from(delivery.count);
+        }
         match post {
             Post::Consumer(..) => self.parcel.to_consumers.push(post),
             Post::Answer(..) | Post::Publisher(..) => self.parcel.to_others.push(post),
@@ -126,10 +135,16 @@ impl Parcel {
     fn append(&mut self, other: &mut Parcel) {
         self.to_consumers.append(&mut other.to_consumers);
         self.to_others.append(&mut other.to_others);
+        self.deliveries += std::mem::take(&mut other.deliveries);
     }
 
     fn drain(&mut self) -> impl Iterator<Item = Post> {
-        self.to_consumers.drain(..).chain(self.to_others.drain(..))
+        let is_little = std::mem::take(&mut self.deliveries) <= FIRST_DELIVERIES;
+        let (first, second) = match is_little {
+            true => (&mut self.to_consumers, &mut self.to_others),
+            false => (&mut self.to_others, &mut self.to_consumers),
+        };
+        first.drain(..).chain(second.drain(..))
     }
 }
 

@@ -22,8 +22,8 @@ pub(crate) enum Post {
 /// Most messages that are handed to consumers before others hear what is theirs.
 const FIRST_DELIVERIES: u64 = 16;
 
-/// What is sent at once. Of little, deliveries are handed out first: somebody waits to work on them. Of more the rest is first,
-/// because publishers go on with their confirms while the deliveries are written.
+/// What is sent at once. Few deliveries are handed out first: somebody waits to work on them. With many the rest is first, because
+/// publishers go on with their confirms while the deliveries are written.
 #[derive(Debug, Default)]
 struct Parcel {
     to_consumers: Vec<Post>,
@@ -69,13 +69,7 @@ pub(crate) fn outbox() -> (Outbox, Dispatcher) {
 impl Outbox {
     /// Adds to the parcel.
     pub(crate) fn put(&mut self, post: Post) {
-        if let Post::Consumer(_, ConsumerEvent::Deliver(delivery)) = &post {
-            self.parcel.deliveries += u64::from(delivery.count);
-        }
-        match post {
-            Post::Consumer(..) => self.parcel.to_consumers.push(post),
-            Post::Answer(..) | Post::Publisher(..) => self.parcel.to_others.push(post),
-        }
+        self.parcel.put(post);
     }
 
     /// Sends the parcel.
@@ -132,6 +126,18 @@ impl Parcel {
         self.to_consumers.is_empty() && self.to_others.is_empty()
     }
 
+    fn put(&mut self, post: Post) {
+        match &post {
+            Post::Consumer(_, event) => {
+                if let ConsumerEvent::Deliver(delivery) = event {
+                    self.deliveries += u64::from(delivery.count);
+                }
+                self.to_consumers.push(post);
+            }
+            Post::Answer(..) | Post::Publisher(..) => self.to_others.push(post),
+        }
+    }
+
     fn append(&mut self, other: &mut Parcel) {
         self.to_consumers.append(&mut other.to_consumers);
         self.to_others.append(&mut other.to_others);
@@ -139,8 +145,8 @@ impl Parcel {
     }
 
     fn drain(&mut self) -> impl Iterator<Item = Post> {
-        let is_little = std::mem::take(&mut self.deliveries) <= FIRST_DELIVERIES;
-        let (first, second) = match is_little {
+        let are_few = std::mem::take(&mut self.deliveries) <= FIRST_DELIVERIES;
+        let (first, second) = match are_few {
             true => (&mut self.to_consumers, &mut self.to_others),
             false => (&mut self.to_others, &mut self.to_consumers),
         };
@@ -156,10 +162,13 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use pointsman_core::chunk::ChunkBuilder;
+    use pointsman_core::{DeliveryTag, Lane, Offset};
     use pointsman_protocol::publish::Outcome;
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::mailbox::Delivery;
 
     fn confirm(to: &UnboundedSender<PublisherEvent>, first: u64) -> Post {
         let event = PublisherEvent::Confirm {
@@ -187,39 +196,47 @@ mod tests {
         assert_eq!(firsts, [1, 2, 3]);
     }
 
-    #[tokio::test]
-    async fn deliveries_are_handed_out_first_and_each_receiver_has_its_news_in_order() {
-        let (mut outbox, dispatcher) = outbox();
-        let handed_out = Arc::new(Mutex::new(Vec::new()));
-        let (to_publisher, mut confirms) = mpsc::unbounded_channel();
-        let (to_consumer, mut deliveries) = mpsc::unbounded_channel();
-        let opened = |offset| ConsumerEvent::Opened {
-            tag: String::new(),
-            offset: Some(offset),
+    #[test]
+    fn few_deliveries_are_handed_out_first_and_many_last_each_in_order() {
+        let (to_publisher, _confirms) = mpsc::unbounded_channel();
+        let (to_consumer, _deliveries) = mpsc::unbounded_channel();
+        let chunk = Arc::new(ChunkBuilder::new(Lane::Queues, Offset(0), 0).finish());
+        let delivery = |first, count| {
+            let delivery = Delivery {
+                first: DeliveryTag(first),
+                chunk: chunk.clone(),
+                record: 0,
+                count,
+                redelivered: false,
+                delivery_count: 0,
+                place: None,
+            };
+            Post::Consumer(to_consumer.clone(), ConsumerEvent::Deliver(delivery))
         };
-        outbox.put(confirm(&to_publisher, 1));
-        outbox.put(Post::Consumer(to_consumer.clone(), opened(1)));
-        outbox.put(confirm(&to_publisher, 2));
-        outbox.put(Post::Consumer(to_consumer.clone(), opened(2)));
-        drop((outbox, to_publisher, to_consumer));
-        let (seen, heard) = (handed_out.clone(), handed_out.clone());
-        let publisher = tokio::spawn(async move {
-            while let Some(PublisherEvent::Confirm { first, .. }) = confirms.recv().await {
-                seen.lock().unwrap().push(("confirm", first));
-            }
-        });
-        let consumer = tokio::spawn(async move {
-            while let Some(ConsumerEvent::Opened { offset, .. }) = deliveries.recv().await {
-                heard.lock().unwrap().push(("delivery", offset.unwrap()));
-            }
-        });
-        // Both wait before anything is handed out.
-        tokio::task::yield_now().await;
-        dispatcher.run().await;
-        publisher.await.unwrap();
-        consumer.await.unwrap();
-        let expected = [("delivery", 1), ("delivery", 2), ("confirm", 1), ("confirm", 2)];
-        assert_eq!(*handed_out.lock().unwrap(), expected);
+        let few = ["delivery 1", "delivery 2", "confirm 1", "confirm 2"];
+        let many = ["confirm 1", "confirm 2", "delivery 1", "delivery 2"];
+        let most = FIRST_DELIVERIES as u32;
+        let mut parcel = Parcel::default();
+        // What was handed out before does not count.
+        for (count, expected) in [(most - 1, few), (most, many), (most - 1, few)] {
+            let mut added = Parcel::default();
+            added.put(confirm(&to_publisher, 1));
+            added.put(delivery(1, count));
+            parcel.append(&mut added);
+            added.put(confirm(&to_publisher, 2));
+            added.put(delivery(2, 1));
+            parcel.append(&mut added);
+            let handed_out: Vec<_> = parcel.drain().map(|post| name(&post)).collect();
+            assert_eq!(handed_out, expected);
+        }
+    }
+
+    fn name(post: &Post) -> String {
+        match post {
+            Post::Publisher(_, PublisherEvent::Confirm { first, .. }) => format!("confirm {first}"),
+            Post::Consumer(_, ConsumerEvent::Deliver(delivery)) => format!("delivery {}", delivery.first.0),
+            other => format!("{other:?}"),
+        }
     }
 
     #[tokio::test]

@@ -70,6 +70,8 @@ pub(crate) enum Ended {
     Stopped,
     /// The store failed.
     StoreFailed(StoreError),
+    /// It panicked, which it never should; the log says more.
+    Panicked,
 }
 
 impl From<StoreError> for Ended {

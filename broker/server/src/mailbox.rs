@@ -352,12 +352,14 @@ impl Doorbell {
         }
     }
 
-    /// Waits until light mail came while the driver's thread slept, or there is no driver any more.
-    pub(crate) async fn light_mail(&self) {
-        match &self.0.light {
-            Some(task) => task.notified().await,
-            None => std::future::pending().await,
-        }
+    /// Waits until light mail came while the driver's thread slept. Answers whether more may come: not when there is no
+    /// driver any more, or light mail is like any other here.
+    pub(crate) async fn light_mail(&self) -> bool {
+        let Some(task) = &self.0.light else {
+            return false;
+        };
+        task.notified().await;
+        !self.0.lock().closed
     }
 
     /// Whether the driver's thread sleeps and would wake up for any mail.

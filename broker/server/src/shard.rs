@@ -4,11 +4,12 @@
 //! back is two of that. So while the driver's thread sleeps, light mail is worked off by a task of the runtime, sync and
 //! all. What is more than that, or comes while the disk is slow, wakes the thread.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::driver::{Driver, Ended};
-use crate::mailbox::Doorbell;
+use crate::mailbox::{Doorbell, Sleep};
 
 /// Longest step on the runtime's thread after which the next may follow at once. Sessions wait meanwhile.
 const STEP_MAX: Duration = Duration::from_millis(1);
@@ -48,17 +49,10 @@ impl Shard {
     pub(crate) fn run(&self) -> Ended {
         loop {
             let mut stage = self.lock();
-            if let Stage::Driving(driver) = &mut *stage {
-                match driver.step() {
-                    Ok(None) => {}
-                    Ok(Some(sleep)) => self.bell.sleep(sleep, stage),
-                    Err(ended) => stage.end(ended),
-                }
-                continue;
-            }
-            let ending = std::mem::replace(&mut *stage, Stage::Gone);
-            drop(stage);
-            if let Stage::Ending(driver, ended) = ending {
+            if let Some(sleep) = stage.step() {
+                self.bell.sleep(sleep, stage);
+            } else if let Some((driver, ended)) = stage.take_ended() {
+                drop(stage);
                 driver.stop();
                 return ended;
             }
@@ -66,18 +60,14 @@ impl Shard {
     }
 
     /// Works off light mail while the driver's thread sleeps, until there is no driver any more.
-    pub(crate) async fn work_off_light_mail(&self) {
+    pub(crate) async fn work_off_light_mail(self: Arc<Shard>) {
         let mut pace = Pace::default();
-        loop {
-            self.bell.light_mail().await;
+        while self.bell.light_mail().await {
             let mut stage = match self.driver.try_lock() {
                 Ok(stage) => stage,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 // The thread is at it, and looks again before it sleeps.
                 Err(TryLockError::WouldBlock) => continue,
-            };
-            let Stage::Driving(driver) = &mut *stage else {
-                return;
             };
             if !self.bell.is_idle() {
                 continue;
@@ -87,13 +77,9 @@ impl Shard {
                 self.bell.wake();
                 continue;
             }
-            match driver.step() {
-                Ok(None) => self.bell.wake(),
-                Ok(Some(sleep)) => self.bell.change(sleep),
-                Err(ended) => {
-                    stage.end(ended);
-                    self.bell.wake();
-                }
+            match stage.step() {
+                Some(sleep) => self.bell.change(sleep),
+                None => self.bell.wake(),
             }
             pace.note(start, Instant::now());
         }
@@ -105,11 +91,30 @@ impl Shard {
 }
 
 impl Stage {
-    fn end(&mut self, ended: Ended) {
-        *self = match std::mem::replace(self, Stage::Gone) {
-            Stage::Driving(driver) => Stage::Ending(driver, ended),
-            other => other,
+    /// Makes a step, and answers how long to sleep then: not at all when there is more to do, or the driver has ended.
+    fn step(&mut self) -> Option<Sleep> {
+        let Stage::Driving(driver) = self else {
+            return None;
         };
+        // A panic must not leave sessions waiting for ever.
+        let stepped = catch_unwind(AssertUnwindSafe(|| driver.step())).unwrap_or(Err(Ended::Panicked));
+        let Err(ended) = stepped else {
+            return stepped.ok().flatten();
+        };
+        if let Stage::Driving(driver) = std::mem::replace(self, Stage::Gone) {
+            *self = Stage::Ending(driver, ended);
+        }
+        None
+    }
+
+    fn take_ended(&mut self) -> Option<(Box<Driver>, Ended)> {
+        match std::mem::replace(self, Stage::Gone) {
+            Stage::Ending(driver, ended) => Some((driver, ended)),
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 }
 
@@ -127,7 +132,6 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::thread::JoinHandle;
 
     use arc_swap::ArcSwap;
@@ -142,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::driver::now;
-    use crate::mailbox::{Mail, Mailbox, PublisherEvent, Sleep, Wake, mailbox};
+    use crate::mailbox::{Mail, Mailbox, PublisherEvent, Wake, mailbox};
     use crate::outbox::outbox;
 
     const PUBLISHER: PublisherId = PublisherId(2);
@@ -234,8 +238,7 @@ mod tests {
         }
 
         fn work_off_light_mail(&self) -> tokio::task::JoinHandle<()> {
-            let shard = self.shard.clone();
-            tokio::spawn(async move { shard.work_off_light_mail().await })
+            tokio::spawn(self.shard.clone().work_off_light_mail())
         }
     }
 

@@ -301,8 +301,7 @@ fn drive(
         routes,
     );
     let shard = Arc::new(Shard::new(driver, bell));
-    let at_hand = shard.clone();
-    tokio::spawn(async move { at_hand.work_off_light_mail().await });
+    tokio::spawn(shard.clone().work_off_light_mail());
     let (sender, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name("driver".to_owned())
@@ -382,7 +381,7 @@ impl Running {
                 self.close(ErrorCode::StoreFailed, reason);
                 StartError::Write(error)
             }
-            Ok(Ended::Stopped) | Err(_) => StartError::DriverLost,
+            Ok(Ended::Stopped | Ended::Panicked) | Err(_) => StartError::DriverLost,
         }
     }
 
@@ -441,7 +440,7 @@ impl Running {
         match self.ended.await {
             Ok(Ended::Stopped) => Ok(()),
             Ok(Ended::StoreFailed(error)) => Err(StartError::Write(error)),
-            Err(_) => Err(StartError::DriverLost),
+            Ok(Ended::Panicked) | Err(_) => Err(StartError::DriverLost),
         }
     }
 

@@ -1,8 +1,8 @@
 //! The running broker.
 //!
 //! The data path: [`listen`] accepts and authenticates connections; a `session` per connection turns frames into
-//! inputs, with routes decided on the way; the `driver` owns the core and commits what it says; effects come back
-//! to the sessions, which write them. [`start`] puts the parts together and [`Running`] stops them in order.
+//! inputs, with routes decided on the way; the `driver` owns the core and commits what it says, on the thread
+//! that the `shard` gives it; effects come back to the sessions, which write them. [`start`] puts the parts together and [`Running`] stops them in order.
 
 #![forbid(unsafe_code)]
 

@@ -22,8 +22,11 @@ const ROOM: usize = 4_096;
 /// KiB of publishes that may be between a session's buffer and the disk, over all sessions.
 const PUBLISH_ROOM_KIB: u32 = 256 * 1024;
 
-/// Most messages of a publish that is light, and most KiB of room that it has: a few, or one of 16 KiB.
-const LIGHT_PUBLISH: (usize, usize) = (16, 32);
+/// Most messages of a publish that is light.
+const LIGHT_MESSAGES: usize = 16;
+
+/// Most KiB of room that a light publish has: enough for one message of 16 KiB.
+const LIGHT_KIB: usize = 32;
 
 /// What the driver is told.
 #[derive(Debug)]
@@ -247,7 +250,7 @@ impl Mail {
     fn is_light(&self) -> bool {
         match self {
             Mail::Publish { messages, permit, .. } => {
-                messages.len() <= LIGHT_PUBLISH.0 && permit.num_permits() <= LIGHT_PUBLISH.1
+                messages.len() <= LIGHT_MESSAGES && permit.num_permits() <= LIGHT_KIB
             }
             Mail::Input(Input::Settle { .. } | Input::Credit { .. }) => true,
             _ => false,
@@ -492,15 +495,17 @@ mod tests {
     #[tokio::test]
     async fn light_mail_rings_for_the_task_where_there_is_one_and_lets_the_thread_sleep() {
         let (mailbox, inbox, bell) = asleep(IDLE, true);
-        let (messages, kib) = LIGHT_PUBLISH;
-        for mail in [light(), publish(&mailbox, messages, kib * 1024 - 1).await] {
+        for mail in [
+            light(),
+            publish(&mailbox, LIGHT_MESSAGES, LIGHT_KIB * 1024 - 1).await,
+        ] {
             mailbox.send_now(mail);
             assert!(bell.is_idle());
             assert!(is_rung(&bell) && !is_rung(&bell));
         }
         let heavy = [
-            publish(&mailbox, messages + 1, 100).await,
-            publish(&mailbox, 1, kib * 1024).await,
+            publish(&mailbox, LIGHT_MESSAGES + 1, 100).await,
+            publish(&mailbox, 1, LIGHT_KIB * 1024).await,
             for_a_turn(),
         ];
         for mail in heavy {

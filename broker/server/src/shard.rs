@@ -32,7 +32,7 @@ struct Pace {
 /// A driver's life.
 enum Stage {
     Driving(Box<Driver>),
-    /// Ended at a step of the task; the thread takes it apart.
+    /// Ended, on whichever thread; its own takes it apart.
     Ending(Box<Driver>, Ended),
     Gone,
 }
@@ -96,15 +96,15 @@ impl Stage {
         let Stage::Driving(driver) = self else {
             return None;
         };
-        // A panic must not leave sessions waiting for ever.
-        let stepped = catch_unwind(AssertUnwindSafe(|| driver.step())).unwrap_or(Err(Ended::Panicked));
-        let Err(ended) = stepped else {
-            return stepped.ok().flatten();
-        };
-        if let Stage::Driving(driver) = std::mem::replace(self, Stage::Gone) {
-            *self = Stage::Ending(driver, ended);
+        match caught(|| driver.step()) {
+            Ok(sleep) => sleep,
+            Err(ended) => {
+                if let Stage::Driving(driver) = std::mem::replace(self, Stage::Gone) {
+                    *self = Stage::Ending(driver, ended);
+                }
+                None
+            }
         }
-        None
     }
 
     fn take_ended(&mut self) -> Option<(Box<Driver>, Ended)> {
@@ -116,6 +116,11 @@ impl Stage {
             }
         }
     }
+}
+
+/// What a step says. A panic must not leave sessions waiting for ever, so it is an end.
+fn caught(step: impl FnOnce() -> Result<Option<Sleep>, Ended>) -> Result<Option<Sleep>, Ended> {
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(Ended::Panicked))
 }
 
 impl Pace {
@@ -184,9 +189,8 @@ mod tests {
             let message = message(topology.vhosts["/"].queues["q"]);
 
             let (mailbox, inbox, bell) = mailbox(true);
-            let to_driver = mailbox.clone();
-            let committer = Committer::start(store.clone(), move |done| panic!("{done:?} for {to_driver:?}"));
-            let reader = Reader::start(store.clone(), |_| {});
+            let committer = Committer::start(store.clone(), |_| {}).unwrap();
+            let reader = Reader::start(store.clone(), |_| {}).unwrap();
             let (outbox, dispatcher) = outbox();
             tokio::spawn(dispatcher.run());
             let host = Host::new(HostOptions {
@@ -197,8 +201,8 @@ mod tests {
             })
             .unwrap();
             let routes = Arc::new(ArcSwap::new(Routes::new(host.clone(), topology)));
-            let ends = ((inbox, outbox), (committer.unwrap(), reader.unwrap()));
-            let mut driver = Driver::new(broker, commit.effects, ends.0, ends.1, host, routes);
+            let (mail, disk) = ((inbox, outbox), (committer, reader));
+            let mut driver = Driver::new(broker, commit.effects, mail, disk, host, routes);
             let (sink, events) = unbounded_channel();
             mailbox.send_now(Mail::OpenPublisher {
                 connection,
@@ -226,6 +230,11 @@ mod tests {
                 sleeper,
                 _folder: folder,
             }
+        }
+
+        fn syncs(&self) -> u64 {
+            let figures = self.store.figures();
+            figures.iter().find(|(name, _)| name == "syncs").unwrap().1
         }
 
         async fn publish(&self) {
@@ -269,7 +278,7 @@ mod tests {
     #[tokio::test]
     async fn light_mail_is_durable_and_confirmed_while_the_thread_sleeps() {
         let mut bench = Bench::new();
-        let written = bench.store.figures();
+        let synced = bench.syncs();
         let task = bench.work_off_light_mail();
         bench.publish().await;
         assert!(matches!(
@@ -281,7 +290,7 @@ mod tests {
             confirmed,
             Some(PublisherEvent::Confirm { first: 1, .. })
         ));
-        assert_ne!(bench.store.figures(), written);
+        assert_eq!(bench.syncs(), synced + 1);
         assert!(bench.shard.bell.is_idle());
         bench.mailbox.send_now(Mail::Stop);
         bench.sleeper.join().unwrap();
@@ -303,6 +312,13 @@ mod tests {
             .unwrap();
         assert!(matches!(bench.shard.run(), Ended::StoreFailed(_)));
         task.await.unwrap();
+    }
+
+    #[test]
+    fn a_step_that_panics_is_an_end() {
+        assert!(matches!(caught(|| panic!("in a test")), Err(Ended::Panicked)));
+        assert!(matches!(caught(|| Err(Ended::Stopped)), Err(Ended::Stopped)));
+        assert!(matches!(caught(|| Ok(None)), Ok(None)));
     }
 
     #[test]

@@ -192,7 +192,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .local_addr()
         .map_err(|error| StartError::Listen { address, error })?;
 
-    let (mailbox, inbox, bell) = mailbox(config.workers == 1);
+    // With more workers, one that waits for the disk would hold up the tasks that are queued behind it.
+    let light_apart = config.workers == 1;
+    let (mailbox, inbox, bell) = mailbox(light_apart);
     let blocked = space::blocked_from_start(&config);
     if let Some(reason) = &blocked {
         tracing::error!(reason, "publishes are blocked");

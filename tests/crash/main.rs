@@ -1,4 +1,5 @@
-//! The broker is killed with SIGKILL at random moments, again and again, while publishers and consumers work.
+//! The broker is killed with SIGKILL at random moments, again and again, while publishers and consumers work, and comes back
+//! with one promise of syncs or another.
 //!
 //! A ledger outside the broker says what was sent, confirmed and delivered. At the end it must show that nothing
 //! confirmed is lost, nothing is delivered that was never sent, nothing is stored twice, and the order of each publisher
@@ -14,10 +15,13 @@ use std::fs::File;
 use std::time::Duration;
 
 use pointsman_sdk::{BindingSpec, ExchangeSpec, QueueSpec};
-use pointsman_tests::Broker;
+use pointsman_tests::{Broker, Settings};
 
 use ledger::Ledger;
 use traffic::{EXCHANGE, PUBLISHERS, QUEUES, Traffic};
+
+/// How it is started, in turn: without syncs as well, as a process that is killed takes nothing from the system.
+const FSYNC: [&str; 3] = ["always", "interval:50ms", "never"];
 
 /// Longest a broker may take to open its folder after a crash.
 const REOPEN_MAX: Duration = Duration::from_secs(5);
@@ -43,7 +47,8 @@ async fn nothing_confirmed_is_lost_however_often_the_broker_is_killed() {
             // Killed again before it has even opened.
             broker.start_and_kill_after(Duration::from_millis(random.u64(1..150)));
         }
-        broker.restart();
+        let fsync = random.choice(FSYNC).unwrap_or("always");
+        broker.restart_with(Settings::default().args(["--fsync", fsync]));
         slowest = slowest.max(broker.started_in);
         assert!(
             broker.started_in < REOPEN_MAX,

@@ -118,6 +118,12 @@ impl Broker {
         );
     }
 
+    /// As [`Broker::restart`], with other settings.
+    pub fn restart_with(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.restart();
+    }
+
     /// Starts it again and kills it after so long, wherever it is by then.
     pub fn start_and_kill_after(&mut self, after: Duration) {
         assert!(self.process.is_none(), "the broker still runs");

@@ -259,6 +259,7 @@ impl Worker {
                     self.store.do_chores(chores)?;
                 }
             }
+            self.store.begin_to_write();
             // Taken first: what is written from here on is due anew.
             let is_due = self.queue.lock().sync_due.take_if(|due| *due <= Instant::now());
             if stopping || is_due.is_some() {

@@ -66,12 +66,14 @@ pub(crate) struct Chores {
     remove: bool,
     /// Write what was not worth a write of its own.
     write: bool,
+    /// [`Store::begin_to_write`], which is done at every turn.
+    cached: bool,
 }
 
 impl Chores {
     /// Whether there are any.
     pub(crate) fn are_there(self) -> bool {
-        self.remove || self.write
+        self.remove || self.write || self.cached
     }
 }
 
@@ -130,9 +132,13 @@ impl Store {
         let mut writer = self.writer();
         let writer = &mut *writer;
         writer.usable()?;
-        let result = self
-            .write(writer, commits)
-            .and_then(|()| if sync { self.sync_wal(writer) } else { Ok(()) });
+        let result = self.write(writer, commits).and_then(|()| match sync {
+            true => self.sync_wal(writer),
+            false if commits.iter().copied().flatten().any(is_promised) => {
+                writer.wal.write_out().map_err(write_failed)
+            }
+            false => Ok(()),
+        });
         if let Err(error) = &result {
             writer.fail(error);
         }
@@ -321,6 +327,7 @@ impl Store {
         Chores {
             remove: is_usable && !writer.gone.is_empty(),
             write: is_usable && writer.wal.has_unwritten(),
+            cached: is_usable && writer.wal.has_cached(),
         }
     }
 
@@ -333,6 +340,14 @@ impl Store {
             self.apply(&[], false)?;
         }
         self.write_out()
+    }
+
+    /// Has the system begin to write what collected in its cache, if that is worth it, so that the next sync is short.
+    pub(crate) fn begin_to_write(&self) {
+        let cached = self.writer().wal.take_cached();
+        if let Some(cached) = cached {
+            cached.begin_to_write();
+        }
     }
 
     /// Writes what was applied and not written yet.
@@ -370,9 +385,6 @@ impl Store {
             .wal
             .append(sequence, synced, &mut writer.staged.changes)
             .map_err(write_failed)?;
-        if commits.iter().copied().flatten().any(is_promised) {
-            writer.wal.write_out().map_err(write_failed)?;
-        }
         if writer.wal.wants_segment() {
             self.0.tables.prepare_log();
         }

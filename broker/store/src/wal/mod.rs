@@ -16,8 +16,9 @@ mod segments;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,13 +29,22 @@ use block::{HEADER, Header, PAYLOAD};
 use buffer::Buffer;
 pub(crate) use extent::{EXTENT_MAX, Extent, ExtentReader};
 pub(crate) use read::{Behind, Reader};
-use segments::Segments;
 pub(crate) use segments::path as segment_path;
+use segments::{Segment, Segments};
 
 use crate::staged::Changes;
 
 /// Bytes collected before they are written, so that a large batch is in memory once.
 const WRITE_BYTES: usize = 1024 * 1024;
+
+/// Most bytes that are left to the system's cache at once: to copy them takes less than to wait for the disk.
+const CACHED_WRITE_MAX: usize = 128 * 1024;
+
+/// So many bytes in the system's cache are worth asking it to write them.
+const CACHED_ENOUGH: u64 = 512 * 1024;
+
+/// Most bytes there that it was not asked to write, so that a sync has little to wait for.
+const CACHED_MAX: u64 = 1024 * 1024;
 
 /// Where a batch ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,9 +63,9 @@ pub(crate) const SEGMENT: u64 = 4_096;
 pub(crate) struct Wal {
     segments: Arc<Segments>,
     /// The segment written to, and its number.
-    current: (u64, Arc<File>),
+    current: (u64, Arc<Segment>),
     /// Those written to since the last sync, but for the current one.
-    unsynced: Vec<Arc<File>>,
+    unsynced: Vec<Arc<Segment>>,
     /// Whether another segment should be made ready.
     wants_segment: bool,
     /// When a segment was half full last.
@@ -67,6 +77,15 @@ pub(crate) struct Wal {
     buffer: Buffer,
     /// Bytes in the buffer that are to be written, in whole blocks: the last ones in front of the end.
     buffered: usize,
+    /// Where in the current segment lies what the system's cache has and was not asked to write.
+    cached: Range<u64>,
+}
+
+/// Where blocks are written to.
+#[derive(Clone, Copy, Debug)]
+enum To {
+    Disk,
+    Cache,
 }
 
 /// The end of the log for the thread that makes tables: it says what the log may forget, and has time to make segments.
@@ -98,6 +117,20 @@ impl Room {
     }
 }
 
+/// What is in the system's cache and may not be on disk.
+#[derive(Debug)]
+pub(crate) struct Cached {
+    segment: Arc<Segment>,
+    range: Range<u64>,
+}
+
+impl Cached {
+    /// Has the system begin to write it. Takes some tenths of a millisecond, during which others may write.
+    pub(crate) fn begin_to_write(self) {
+        self.segment.begin_to_write(self.range);
+    }
+}
+
 impl Wal {
     /// Goes on behind `end`. What lies in front of `begin` is not needed; `stale` are blocks behind the end that must not
     /// be taken for more of it, and `kept` are segments that something lies in.
@@ -124,6 +157,7 @@ impl Wal {
             end,
             buffer: Buffer::new(WRITE_BYTES),
             buffered: 0,
+            cached: 0..0,
         })
     }
 
@@ -171,11 +205,9 @@ impl Wal {
     /// # Errors
     /// As [`Wal::append`].
     pub(crate) fn write_out(&mut self) -> io::Result<()> {
-        let len = std::mem::take(&mut self.buffered);
-        let buffer = std::mem::take(&mut self.buffer);
-        let written = self.write(self.end - (len / BLOCK) as u64, &buffer.all()[..len]);
-        self.buffer = buffer;
-        written
+        let is_small = self.buffered <= CACHED_WRITE_MAX;
+        let has_room = self.cached.end - self.cached.start < CACHED_MAX;
+        self.empty_buffer(if is_small && has_room { To::Cache } else { To::Disk })
     }
 
     /// Whether something was appended and not written.
@@ -183,17 +215,31 @@ impl Wal {
         self.buffered > 0
     }
 
+    /// Whether the system should be asked to write what it has in its cache.
+    pub(crate) fn has_cached(&self) -> bool {
+        self.cached.end - self.cached.start >= CACHED_ENOUGH
+    }
+
+    /// What it should be asked to write, if there is enough.
+    pub(crate) fn take_cached(&mut self) -> Option<Cached> {
+        self.has_cached().then(|| Cached {
+            segment: self.current.1.clone(),
+            range: std::mem::take(&mut self.cached),
+        })
+    }
+
     /// Makes durable what was appended so far.
     ///
     /// # Errors
     /// When a write or sync fails: what was written since the last one may or may not be on disk.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
-        self.write_out()?;
+        self.empty_buffer(To::Disk)?;
         self.syncs += 1;
-        for file in std::mem::take(&mut self.unsynced) {
-            file.sync_data()?;
+        for segment in std::mem::take(&mut self.unsynced) {
+            segment.sync()?;
         }
-        self.current.1.sync_data()
+        self.cached = 0..0;
+        self.current.1.sync()
     }
 
     /// The block behind a batch of these changes, if it is the next one.
@@ -220,19 +266,39 @@ impl Wal {
         self.segments.remove_all()
     }
 
+    /// Writes what was appended.
+    fn empty_buffer(&mut self, to: To) -> io::Result<()> {
+        let len = std::mem::take(&mut self.buffered);
+        let buffer = std::mem::take(&mut self.buffer);
+        let written = self.write(self.end - (len / BLOCK) as u64, &buffer.all()[..len], to);
+        self.buffer = buffer;
+        written
+    }
+
     /// Writes blocks from this number on.
-    fn write(&mut self, mut number: u64, mut bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, mut number: u64, mut bytes: &[u8], to: To) -> io::Result<()> {
         while !bytes.is_empty() {
             let segment = number / self.segments.blocks;
             if segment != self.current.0 {
                 let next = self.segments.take(segment)?;
+                self.cached = 0..0;
                 let (_, before) = std::mem::replace(&mut self.current, (segment, next));
                 self.unsynced.push(before);
             }
             let first = number % self.segments.blocks;
             let room = (self.segments.blocks - first) as usize * BLOCK;
             let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.current.1.write_all_at(now, first * BLOCK as u64)?;
+            let at = first * BLOCK as u64;
+            match to {
+                To::Disk => self.current.1.write(now, at)?,
+                To::Cache => {
+                    self.current.1.write_cached(now, at)?;
+                    if self.cached.is_empty() {
+                        self.cached.start = at;
+                    }
+                    self.cached.end = at + now.len() as u64;
+                }
+            }
             number += (now.len() / BLOCK) as u64;
             bytes = later;
         }
@@ -290,7 +356,7 @@ impl Blocks<'_> {
             return Ok(());
         }
         if self.block_at == WRITE_BYTES {
-            self.wal.write(self.first, self.buffer.all())?;
+            self.wal.write(self.first, self.buffer.all(), To::Disk)?;
             self.first = self.header.number;
             self.block_at = 0;
         }

@@ -7,13 +7,15 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
 use super::block::BLOCK;
@@ -62,7 +64,7 @@ struct Ring {
     /// Those in front of it that something lies in.
     kept: BTreeSet<u64>,
     /// Those behind the one that is written to, in order.
-    ready: VecDeque<(u64, Arc<File>)>,
+    ready: VecDeque<(u64, Arc<Segment>)>,
     /// The number behind the last.
     next: u64,
 }
@@ -95,9 +97,9 @@ impl Segments {
             if (oldest..=current).contains(&number) || ring.kept.contains(&number) {
                 continue;
             }
-            let file = open(&path, false)?;
-            if number == ring.next && file.metadata()?.len() == blocks * BLOCK as u64 {
-                ring.ready.push_back((number, Arc::new(file)));
+            let segment = Segment::open(&path, false)?;
+            if number == ring.next && segment.len()? == blocks * BLOCK as u64 {
+                ring.ready.push_back((number, Arc::new(segment)));
                 ring.next += 1;
             } else {
                 fs::remove_file(&path)?;
@@ -118,7 +120,7 @@ impl Segments {
 
     /// The segment of that number, which is the one being written to or the one behind it; made in haste if none is
     /// ready, which costs its first round of syncs half as much again.
-    pub(super) fn take(&self, number: u64) -> io::Result<Arc<File>> {
+    pub(super) fn take(&self, number: u64) -> io::Result<Arc<Segment>> {
         let mut ring = self.ring();
         if let Some((found, file)) = ring.ready.pop_front() {
             if found == number {
@@ -126,13 +128,13 @@ impl Segments {
             }
             ring.ready.push_front((found, file));
         }
-        let file = open(&path(&self.folder, number), true)?;
-        allocate(&file, self.blocks * BLOCK as u64)?;
-        file.sync_all()?;
+        let segment = Segment::open(&path(&self.folder, number), true)?;
+        segment.allocate(self.blocks * BLOCK as u64)?;
+        segment.direct.sync_all()?;
         sync_folder(&self.folder)?;
         ring.next = ring.next.max(number + 1);
         self.note(&ring);
-        Ok(Arc::new(file))
+        Ok(Arc::new(segment))
     }
 
     /// Whether none is ready behind the one that is written to.
@@ -163,30 +165,30 @@ impl Segments {
     }
 
     /// Makes the file of a segment, and writes all of it once where that is worth it.
-    fn write_new(&self, new: &Path, time: impl Fn() -> bool) -> io::Result<File> {
-        let file = open(new, true)?;
+    fn write_new(&self, new: &Path, time: impl Fn() -> bool) -> io::Result<Segment> {
+        let segment = Segment::open(new, true)?;
         let len = self.blocks * BLOCK as u64;
-        allocate(&file, len)?;
+        segment.allocate(len)?;
         let pause = self.pause.load(Ordering::Relaxed);
         if pause != NOT_WRITTEN {
             let zeros = Buffer::new(NEW_BYTES.min(len as usize));
             for at in (0..len).step_by(zeros.all().len()) {
-                file.write_all_at(&zeros.all()[..NEW_BYTES.min((len - at) as usize)], at)?;
+                segment.write(&zeros.all()[..NEW_BYTES.min((len - at) as usize)], at)?;
                 if time() {
                     std::thread::sleep(Duration::from_micros(pause));
                 }
             }
         }
-        file.sync_all()?;
-        Ok(file)
+        segment.direct.sync_all()?;
+        Ok(segment)
     }
 
-    fn add(&self, new: &Path, file: File) -> io::Result<()> {
+    fn add(&self, new: &Path, segment: Segment) -> io::Result<()> {
         let mut ring = self.ring();
         fs::rename(new, path(&self.folder, ring.next))?;
         sync_folder(&self.folder)?;
         let number = ring.next;
-        ring.ready.push_back((number, Arc::new(file)));
+        ring.ready.push_back((number, Arc::new(segment)));
         ring.next += 1;
         self.note(&ring);
         Ok(())
@@ -239,8 +241,8 @@ impl Segments {
         // A name that a power loss takes back would take what is written there along.
         sync_folder(&self.folder)?;
         for (number, path) in renewed {
-            let file = open(&path, false)?;
-            ring.ready.push_back((number, Arc::new(file)));
+            let segment = Segment::open(&path, false)?;
+            ring.ready.push_back((number, Arc::new(segment)));
         }
         Ok(())
     }
@@ -292,25 +294,64 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Opens a segment to write past the system's cache, where nobody would read it: a sync has less to do, and the cache is
-/// left to what is read. Not every file system can; there it goes through the cache.
-fn open(path: &Path, create: bool) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(create);
-    let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or_default();
-    match options.clone().custom_flags(direct).open(path) {
-        Err(e) if e.kind() == io::ErrorKind::InvalidInput => options.open(path),
-        other => other,
-    }
+/// The open file of a segment.
+#[derive(Debug)]
+pub(super) struct Segment {
+    /// Writes past the system's cache, where nobody would read it: a sync has less to do, and the cache is left to what
+    /// is read. Not every file system can; there this goes through the cache as well.
+    direct: File,
+    /// Writes to the system's cache: who does not wait for a sync waits for no disk.
+    cached: File,
 }
 
-/// Takes the room of a segment now, so that no later write finds the disk full.
-fn allocate(file: &File, len: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
-        Ok(()) => Ok(()),
-        // Some file systems cannot; there a write says it.
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(len),
-        Err(error) => Err(error.into()),
+impl Segment {
+    fn open(path: &Path, create: bool) -> io::Result<Segment> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(create);
+        let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or_default();
+        let direct = match options.clone().custom_flags(direct).open(path) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => options.open(path),
+            other => other,
+        }?;
+        let cached = options.open(path)?;
+        Ok(Segment { direct, cached })
+    }
+
+    /// Writes whole blocks to the disk.
+    pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.direct.write_all_at(bytes, at)
+    }
+
+    /// Writes whole blocks to the system's cache.
+    pub(super) fn write_cached(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.cached.write_all_at(bytes, at)
+    }
+
+    /// Has the system begin to write what its cache has of this range.
+    pub(super) fn begin_to_write(&self, range: Range<u64>) {
+        // Of nothing it would take all. Where the system does not take advice, a sync has more to do.
+        if let Some(len) = NonZeroU64::new(range.end - range.start) {
+            let _ = fadvise(&self.cached, range.start, Some(len), Advice::DontNeed);
+        }
+    }
+
+    /// Makes durable what was written, either way.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.direct.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.direct.metadata()?.len())
+    }
+
+    /// Takes the room of a segment now, so that no later write finds the disk full.
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match fallocate(&self.direct, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            // Some file systems cannot; there a write says it.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.direct.set_len(len),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -103,6 +103,51 @@ fn a_batch_longer_than_what_is_written_at_once_is_read_back() {
 }
 
 #[test]
+fn what_no_sync_follows_is_left_to_the_cache_as_long_as_that_is_little() {
+    const LEN: usize = 90 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let segment = 2 * CACHED_MAX / BLOCK as u64;
+    let mut wal = Wal::open(folder.path(), segment, 0, 0, &[], BTreeSet::new()).unwrap();
+    let mut sequence = 0;
+    let mut append = |wal: &mut Wal, len| {
+        sequence += 1;
+        wal.append(sequence, 0, &mut batch(1, len)).unwrap();
+    };
+    for _ in 0..CACHED_ENOUGH / LEN as u64 {
+        append(&mut wal, LEN);
+        wal.write_out().unwrap();
+    }
+    assert!(!wal.cached.is_empty() && !wal.has_cached());
+    append(&mut wal, LEN);
+    wal.write_out().unwrap();
+    assert!(wal.has_cached());
+    let taken = wal.take_cached().unwrap();
+    assert_eq!(taken.range, 0..wal.end() * BLOCK as u64);
+    taken.begin_to_write();
+    assert!(wal.cached.is_empty() && !wal.has_cached());
+
+    append(&mut wal, LEN);
+    wal.write_out().unwrap();
+    append(&mut wal, LEN);
+    wal.sync().unwrap();
+    assert!(wal.cached.is_empty(), "a sync leaves nothing to write");
+    append(&mut wal, CACHED_WRITE_MAX);
+    wal.write_out().unwrap();
+    assert!(wal.cached.is_empty(), "much is written past the cache");
+
+    while wal.end() < segment * 2 {
+        append(&mut wal, LEN);
+        wal.write_out().unwrap();
+        assert!(wal.cached.end - wal.cached.start < CACHED_MAX + LEN as u64 * 2);
+        assert!(wal.cached.end <= wal.end() % segment * BLOCK as u64);
+    }
+    let mut reader = Reader::new(folder.path(), segment, Place::default());
+    for _ in 0..sequence {
+        assert!(next(&mut reader).is_some(), "both ways lead to one file");
+    }
+}
+
+#[test]
 fn a_released_segment_is_written_again_and_what_was_in_it_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let mut wal = create(folder.path());

@@ -1,4 +1,4 @@
-//! The write-ahead log: what a batch changes lies here, and is synced, before anybody is told of it.
+//! The write-ahead log: what a batch changes lies here, written or synced as was promised, before anybody is told of it.
 //!
 //! fjall has journals of its own, and they are not used. A sync of theirs waits for the file to grow, a flush holds up who
 //! writes, every body goes through both journal and memtable to be forgotten a moment later, and what is torn cannot be

@@ -122,11 +122,11 @@ impl Segments {
     /// ready, which costs its first round of syncs half as much again.
     pub(super) fn take(&self, number: u64) -> io::Result<Arc<Segment>> {
         let mut ring = self.ring();
-        if let Some((found, file)) = ring.ready.pop_front() {
+        if let Some((found, segment)) = ring.ready.pop_front() {
             if found == number {
-                return Ok(file);
+                return Ok(segment);
             }
-            ring.ready.push_front((found, file));
+            ring.ready.push_front((found, segment));
         }
         let segment = Segment::open(&path(&self.folder, number), true)?;
         segment.allocate(self.blocks * BLOCK as u64)?;

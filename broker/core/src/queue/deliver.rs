@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pointsman_protocol::admin::Reply;
+
 use super::{Queue, Ready};
 use crate::chunk::Chunk;
 use crate::commit::{Commit, Effect};
@@ -10,7 +12,6 @@ use crate::consumer::{Consumer, Unsettled};
 use crate::ids::{ConsumerId, DeliveryTag};
 use crate::limits::{Bounds, CHUNKS_AHEAD};
 use crate::log::Log;
-use pointsman_protocol::admin::Reply;
 
 /// What a turn of a queue works with.
 pub(crate) struct Turn<'a> {
@@ -78,17 +79,17 @@ impl Queue {
                 return Some(true);
             }
             let count = u64::from(ready.run.count).min(below - ready.position) as u32;
-            self.remove(&ready, count, turn);
+            self.remove(&ready, count, turn.log, turn.commit);
         }
         None
     }
 
     /// Takes messages out without handing them to anyone.
-    fn remove(&mut self, ready: &Ready, count: u32, turn: &mut Turn<'_>) {
+    fn remove(&mut self, ready: &Ready, count: u32, log: &mut Log, commit: &mut Commit) {
         self.hand_out(ready, count);
         let mut run = ready.run;
         run.count = count;
-        self.settle(ready.position, run, ready.delivery_count, turn.log, turn.commit);
+        self.settle(ready.position, run, ready.delivery_count, log, commit);
     }
 
     /// Hands out until credit, messages or the turn's deliveries run out. Each consumer gets an equal share of what
@@ -124,13 +125,23 @@ impl Queue {
 
     /// Hands one consumer its share. Returns how many it took, or `None` when nothing is there to hand out.
     fn serve(&mut self, id: ConsumerId, share: u32, turn: &mut Turn<'_>) -> Option<u32> {
+        let Turn {
+            consumers,
+            log,
+            commit,
+            delivered,
+            ..
+        } = turn;
+        let Some(consumer) = consumers.get_mut(&id) else {
+            return Some(0);
+        };
         let mut served = 0;
-        while served < share && turn.consumers.get(&id).is_some_and(Consumer::wants_more) {
-            let ready = self.ready(turn.commit)?;
+        while served < share && consumer.wants_more() {
+            let ready = self.ready(commit)?;
             let (lane, base) = (ready.run.lane, ready.run.chunk);
-            let chunk = turn.log.chunk(lane, base).map(Arc::clone);
-            if chunk.is_none() && !turn.log.is_missing(lane, base) {
-                self.read_chunks(&ready, turn);
+            let chunk = log.chunk(lane, base).map(Arc::clone);
+            if chunk.is_none() && !log.is_missing(lane, base) {
+                self.read_chunks(&ready, log, commit);
                 return None;
             }
             let held = chunk
@@ -141,15 +152,15 @@ impl Queue {
                 other => {
                     let missing = if other.is_some() { 1 } else { ready.run.count };
                     self.counters.missing += u64::from(missing);
-                    self.remove(&ready, missing, turn);
+                    self.remove(&ready, missing, log, commit);
                     continue;
                 }
             };
-            let consumer = turn.consumers.get_mut(&id)?;
             let most = held.min(share - served);
-            served += self.hand_to(consumer, &ready, chunk, most, turn.log, turn.commit);
+            let count = self.hand_to(consumer, &ready, chunk, most, log, commit);
+            **delivered += u64::from(count);
+            served += count;
         }
-        *turn.delivered += u64::from(served);
         Some(served)
     }
 
@@ -195,12 +206,10 @@ impl Queue {
     }
 
     /// Asks for the chunk of what is next, and for some of those that follow.
-    fn read_chunks(&mut self, ready: &Ready, turn: &mut Turn<'_>) {
-        turn.log
-            .read(ready.run.lane, ready.run.chunk, Some(self.id), turn.commit);
+    fn read_chunks(&mut self, ready: &Ready, log: &mut Log, commit: &mut Commit) {
+        log.read(ready.run.lane, ready.run.chunk, Some(self.id), commit);
         for placed in self.pages.ahead().take(CHUNKS_AHEAD) {
-            turn.log
-                .read(placed.run.lane, placed.run.chunk, None, turn.commit);
+            log.read(placed.run.lane, placed.run.chunk, None, commit);
         }
     }
 }

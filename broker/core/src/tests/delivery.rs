@@ -242,6 +242,23 @@ fn one_turn_hands_out_a_bounded_number_and_asks_for_another() {
 }
 
 #[test]
+fn what_was_delivered_counts_though_the_rest_of_a_share_must_be_read_first() {
+    let mut bench = Bench::with_bounds(Bounds {
+        page_runs: 1,
+        ..Bounds::default()
+    });
+    bench.request(Request::DeclareQueue(QueueSpec::new("q"))).unwrap();
+    bench.open_publisher(1, 1);
+    let queue = bench.queue_id("q");
+    for n in 1..=3 {
+        bench.turn([publish(1, vec![message(n, "m", &[queue])])]);
+    }
+    bench.open_consumer(1, "q");
+    assert_eq!(bodies(&bench.grant(1, 3)).len(), 1);
+    assert_eq!(bench.broker.totals().delivered, 1);
+}
+
+#[test]
 fn without_acknowledgements_a_delivery_is_settled_when_it_is_handed_out() {
     let mut bench = bench_with_messages(&["a", "b"]);
     bench.open_consumer_with(1, 1, "q", false, true);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pointsman_protocol::admin::{Reply, Request};
 use pointsman_protocol::{DEFAULT_VHOST, ErrorBody, ErrorCode};
+use rustc_hash::FxHashMap;
 
 use crate::commit::{Commit, Effect, Record};
 use crate::consumer::{Consumer, Unsettled};
@@ -37,7 +38,7 @@ pub struct Broker {
     pub(crate) definitions: Definitions,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) publishers: Publishers,
-    pub(crate) consumers: BTreeMap<ConsumerId, Consumer>,
+    pub(crate) consumers: FxHashMap<ConsumerId, Consumer>,
     /// Work queues.
     pub(crate) queues: BTreeMap<QueueId, Queue>,
     /// The other queues.
@@ -126,7 +127,7 @@ impl Broker {
             definitions: Definitions::default(),
             connections: BTreeMap::new(),
             publishers: Publishers::default(),
-            consumers: BTreeMap::new(),
+            consumers: FxHashMap::default(),
             queues: BTreeMap::new(),
             streams: BTreeMap::new(),
             deadlines: BTreeSet::new(),

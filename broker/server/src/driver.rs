@@ -1,6 +1,6 @@
 //! The owner of a shard: hands inputs to the core, commits what it says, and releases effects once they may be seen.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use pointsman_core::{Broker, Commit, ConnectionId, ConsumerId, Effect, Input, PublisherId, Record, Totals};
 use pointsman_router_host::{Host, Routes};
 use pointsman_store::{Committer, Reader, StoreError};
+use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::mailbox::{Answer, ConsumerEvent, Delivery, Inbox, Mail, PublisherEvent, Sleep, Wake};
@@ -29,9 +30,9 @@ pub(crate) struct Driver {
     reader: Reader,
     host: Arc<Host>,
     routes: Arc<ArcSwap<Routes>>,
-    connections: HashMap<ConnectionId, mpsc::UnboundedSender<Answer>>,
-    publishers: HashMap<PublisherId, mpsc::UnboundedSender<PublisherEvent>>,
-    consumers: HashMap<ConsumerId, mpsc::UnboundedSender<ConsumerEvent>>,
+    connections: FxHashMap<ConnectionId, mpsc::UnboundedSender<Answer>>,
+    publishers: FxHashMap<PublisherId, mpsc::UnboundedSender<PublisherEvent>>,
+    consumers: FxHashMap<ConsumerId, mpsc::UnboundedSender<ConsumerEvent>>,
     /// Mail that was taken and not looked at. Empty between steps.
     arrived: VecDeque<Mail>,
     /// Mail that came while enough commits were in flight.
@@ -98,9 +99,9 @@ impl Driver {
             reader,
             host,
             routes,
-            connections: HashMap::new(),
-            publishers: HashMap::new(),
-            consumers: HashMap::new(),
+            connections: FxHashMap::default(),
+            publishers: FxHashMap::default(),
+            consumers: FxHashMap::default(),
             arrived: VecDeque::new(),
             waiting: VecDeque::new(),
             pending: VecDeque::from([Pending {

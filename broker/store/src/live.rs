@@ -4,9 +4,10 @@
 //! as long as nothing was released, and as a value in `state` says from then on. Entries may be forgotten at any time,
 //! which keeps this bounded however many chunks wait.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use pointsman_core::{Lane, Offset};
+use rustc_hash::FxHashMap;
 
 use crate::values::Left;
 
@@ -79,7 +80,7 @@ impl Known {
 /// A map that forgets what came first.
 #[derive(Debug)]
 struct Bounded<V> {
-    map: HashMap<ChunkId, V>,
+    map: FxHashMap<ChunkId, V>,
     order: VecDeque<ChunkId>,
     max: usize,
     heap_bytes: usize,
@@ -91,7 +92,7 @@ struct Bounded<V> {
 impl<V> Bounded<V> {
     fn new(max: usize, heap_bytes_max: usize, weigh: fn(&V) -> usize) -> Bounded<V> {
         Bounded {
-            map: HashMap::new(),
+            map: FxHashMap::default(),
             order: VecDeque::new(),
             max,
             heap_bytes: 0,

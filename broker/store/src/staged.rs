@@ -5,12 +5,12 @@
 //! and in any other order most of it is not.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::num::NonZeroU64;
 
 use bytes::Bytes;
 use byteview::ByteView;
 use fjall::{Keyspace, UserKey, UserValue};
+use rustc_hash::FxHashMap;
 
 use crate::live::{ChunkId, Known};
 
@@ -179,7 +179,7 @@ pub(crate) type Changes = [Vec<Change>; Table::ALL.len()];
 pub(crate) struct Staged {
     pub(crate) changes: Changes,
     /// What is left of the chunks that were appended or released in this group.
-    pub(crate) touched: HashMap<ChunkId, Known>,
+    pub(crate) touched: FxHashMap<ChunkId, Known>,
     /// To encode values in.
     pub(crate) buffer: Vec<u8>,
 }

@@ -1,9 +1,9 @@
 //! A queue's turn: what waits is handed out to the consumers with credit, in fair shares, or removed by a purge.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pointsman_protocol::admin::Reply;
+use rustc_hash::FxHashMap;
 
 use super::{Queue, Ready};
 use crate::chunk::Chunk;
@@ -15,7 +15,7 @@ use crate::log::Log;
 
 /// What a turn of a queue works with.
 pub(crate) struct Turn<'a> {
-    pub(crate) consumers: &'a mut BTreeMap<ConsumerId, Consumer>,
+    pub(crate) consumers: &'a mut FxHashMap<ConsumerId, Consumer>,
     pub(crate) log: &'a mut Log,
     pub(crate) bounds: &'a Bounds,
     pub(crate) commit: &'a mut Commit,

@@ -45,17 +45,13 @@ impl Settled {
             return;
         }
         self.mark(from, to);
-        let (mut from, mut to) = (from, to);
-        if let Some((&before, &end)) = self.ranges.range(..from).next_back()
-            && end == from
-        {
-            self.ranges.remove(&before);
-            from = before;
+        let to = self.ranges.remove(&to).unwrap_or(to);
+        match self.ranges.range_mut(..from).next_back() {
+            Some((_, end)) if *end == from => *end = to,
+            _ => {
+                self.ranges.insert(from, to);
+            }
         }
-        if let Some(end) = self.ranges.remove(&to) {
-            to = end;
-        }
-        self.ranges.insert(from, to);
     }
 
     /// Moves the head over the range that begins at it.

@@ -87,16 +87,19 @@ impl Consumer<'_> {
         let mut draining = self.session.shared.draining.clone();
         let mut going_away = pin!(going_away(&mut draining));
         loop {
+            // In order, as to ask each costs more than most deliveries do; what comes last waits for nothing endless: no more is
+            // delivered than what is read allows.
             tokio::select! {
+                biased;
                 event = self.events.recv() => {
                     let event = event.ok_or_else(shutting_down)?;
                     self.deliver(event, writer).await?;
                 }
+                () = &mut going_away => return Ok(()),
                 filled = self.reader.fill() => {
                     filled?;
                     self.receive().await?;
                 }
-                () = &mut going_away => return Ok(()),
             }
         }
     }

@@ -137,11 +137,16 @@ impl Publisher<'_> {
             if finished && self.unconfirmed.batches.is_empty() {
                 return Ok(());
             }
+            // In order, as to ask each costs more than most confirms do; what comes last waits for nothing endless: no more is
+            // confirmed than was read.
             tokio::select! {
+                biased;
                 event = self.events.recv() => {
                     let event = event.ok_or_else(shutting_down)?;
                     self.confirm(event, writer).await?;
                 }
+                // What is on its way is still confirmed; nothing new is taken.
+                () = &mut going_away, if !finished => finished = true,
                 // While this does not read, the client waits: that is the back-pressure.
                 filled = self.reader.fill(), if !finished && !is_blocked && !self.unconfirmed.is_full() => match filled {
                     Ok(()) => self.publish().await?,
@@ -149,8 +154,6 @@ impl Publisher<'_> {
                     Err(end) => return Err(end),
                 },
                 Ok(()) = blocked.changed() => {}
-                // What is on its way is still confirmed; nothing new is taken.
-                () = &mut going_away, if !finished => finished = true,
             }
         }
     }

@@ -123,7 +123,13 @@ impl FrameReader {
             Err(error) => return Err(StreamEnd::Lost(error.to_string())),
         };
         for chunk in &mut self.chunks[..count] {
-            self.buffer.extend_from_slice(&std::mem::take(chunk));
+            let chunk = std::mem::take(chunk);
+            if count > 1 || !self.buffer.is_empty() {
+                self.buffer.extend_from_slice(&chunk);
+                continue;
+            }
+            // What comes alone is the rest of its packet, which nobody else has any more.
+            self.buffer = chunk.try_into_mut().unwrap_or_else(|shared| shared[..].into());
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::mailbox::{Answer, ConsumerEvent, Delivery, Inbox, Mail, PublisherEvent, Sleep, Wake};
-use crate::outbox::{Outbox, Post};
+use crate::outbox::{Outbox, Post, Side};
 
 /// Commits that may be on their way to the disk. While one is synced and one waits, mail collects, so the next
 /// commit is larger: the slower the disk, the larger the groups.
@@ -118,8 +118,9 @@ impl Driver {
     }
 
     /// Works off what has come, with one turn at most. Answers how long to sleep until the next step, where there is not
-    /// more to do at once.
-    pub(crate) fn step(&mut self) -> Result<Option<Sleep>, Ended> {
+    /// more to do at once. `side` is where this is called.
+    pub(crate) fn step(&mut self, side: Side) -> Result<Option<Sleep>, Ended> {
+        self.outbox.send_from(side);
         self.inbox.take(&mut self.arrived);
         while let Some(mail) = self.arrived.pop_front() {
             self.receive(mail)?;

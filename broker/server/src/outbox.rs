@@ -2,7 +2,7 @@
 //!
 //! To wake a task from a thread outside of the runtime takes a system call, and with thousands of consumers each commit
 //! has news for many. So one task is woken, and that one wakes the others, which inside of the runtime costs next to
-//! nothing.
+//! nothing. A driver that is inside of it does so itself.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +17,15 @@ pub(crate) enum Post {
     Answer(UnboundedSender<Answer>, Answer),
     Publisher(UnboundedSender<PublisherEvent>, PublisherEvent),
     Consumer(UnboundedSender<ConsumerEvent>, ConsumerEvent),
+}
+
+/// Where a driver is that sends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Side {
+    /// On a thread of its own.
+    Outside,
+    /// In a task of the runtime, which has one thread.
+    Inside,
 }
 
 /// Most messages that are handed to consumers before others hear what is theirs.
@@ -35,6 +44,8 @@ struct Parcel {
 /// The driver's end. What was not sent when it is dropped is sent then.
 pub(crate) struct Outbox {
     parcel: Parcel,
+    /// From where it is sent.
+    side: Side,
     shared: Arc<Shared>,
 }
 
@@ -60,6 +71,7 @@ pub(crate) fn outbox() -> (Outbox, Dispatcher) {
     (
         Outbox {
             parcel: Parcel::default(),
+            side: Side::Outside,
             shared: shared.clone(),
         },
         Dispatcher(shared),
@@ -67,6 +79,11 @@ pub(crate) fn outbox() -> (Outbox, Dispatcher) {
 }
 
 impl Outbox {
+    /// Says where parcels are sent from now on.
+    pub(crate) fn send_from(&mut self, side: Side) {
+        self.side = side;
+    }
+
     /// Adds to the parcel.
     pub(crate) fn put(&mut self, post: Post) {
         self.parcel.put(post);
@@ -78,18 +95,26 @@ impl Outbox {
             return;
         }
         let mut waiting = self.shared.waiting();
-        // Whoever has not been there yet has been woken already.
-        let wakes = waiting.parcel.is_empty();
-        waiting.parcel.append(&mut self.parcel);
-        drop(waiting);
-        if wakes {
-            self.shared.arrived.notify_one();
+        match (waiting.parcel.is_empty(), self.side) {
+            // Nothing is on its way that this could overtake.
+            (true, Side::Inside) => {
+                drop(waiting);
+                self.parcel.hand_out();
+            }
+            (true, Side::Outside) => {
+                waiting.parcel.append(&mut self.parcel);
+                drop(waiting);
+                self.shared.arrived.notify_one();
+            }
+            // Whoever has not been there yet has been woken already.
+            (false, _) => waiting.parcel.append(&mut self.parcel),
         }
     }
 }
 
 impl Drop for Outbox {
     fn drop(&mut self) {
+        self.side = Side::Outside;
         self.send();
         self.shared.waiting().closed = true;
         self.shared.arrived.notify_one();
@@ -107,13 +132,7 @@ impl Dispatcher {
                 std::mem::swap(&mut parcel, &mut waiting.parcel);
                 waiting.closed
             };
-            for post in parcel.drain() {
-                match post {
-                    Post::Answer(to, answer) => drop(to.send(answer)),
-                    Post::Publisher(to, event) => drop(to.send(event)),
-                    Post::Consumer(to, event) => drop(to.send(event)),
-                }
-            }
+            parcel.hand_out();
             if closed {
                 return;
             }
@@ -142,6 +161,17 @@ impl Parcel {
         self.to_consumers.append(&mut other.to_consumers);
         self.to_others.append(&mut other.to_others);
         self.deliveries += std::mem::take(&mut other.deliveries);
+    }
+
+    /// Gives all of it to whom it is for.
+    fn hand_out(&mut self) {
+        for post in self.drain() {
+            match post {
+                Post::Answer(to, answer) => drop(to.send(answer)),
+                Post::Publisher(to, event) => drop(to.send(event)),
+                Post::Consumer(to, event) => drop(to.send(event)),
+            }
+        }
     }
 
     fn drain(&mut self) -> impl Iterator<Item = Post> {
@@ -237,6 +267,27 @@ mod tests {
             Post::Consumer(_, ConsumerEvent::Deliver(delivery)) => format!("delivery {}", delivery.first.0),
             other => format!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn inside_of_the_runtime_news_is_handed_out_when_it_is_sent_but_overtakes_none() {
+        let (mut outbox, dispatcher) = outbox();
+        let (to, mut events) = mpsc::unbounded_channel();
+        outbox.put(confirm(&to, 1));
+        outbox.send();
+        outbox.send_from(Side::Inside);
+        outbox.put(confirm(&to, 2));
+        outbox.send();
+        assert!(events.is_empty());
+        let handing_out = tokio::spawn(dispatcher.run());
+        for _ in 1..=2 {
+            assert!(events.recv().await.is_some());
+        }
+        outbox.put(confirm(&to, 3));
+        outbox.send();
+        assert_eq!(events.len(), 1);
+        drop(outbox);
+        handing_out.await.unwrap();
     }
 
     #[tokio::test]

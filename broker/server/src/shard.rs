@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::driver::{Driver, Ended};
 use crate::mailbox::{Doorbell, Sleep};
+use crate::outbox::Side;
 
 /// Longest step on the runtime's thread after which the next may follow at once. Sessions wait meanwhile.
 const STEP_MAX: Duration = Duration::from_millis(1);
@@ -49,7 +50,7 @@ impl Shard {
     pub(crate) fn run(&self) -> Ended {
         loop {
             let mut stage = self.lock();
-            if let Some(sleep) = stage.step() {
+            if let Some(sleep) = stage.step(Side::Outside) {
                 self.bell.sleep(sleep, stage);
             } else if let Some((driver, ended)) = stage.take_ended() {
                 drop(stage);
@@ -77,7 +78,7 @@ impl Shard {
                 self.bell.wake();
                 continue;
             }
-            match stage.step() {
+            match stage.step(Side::Inside) {
                 Some(sleep) => self.bell.change(sleep),
                 None => self.bell.wake(),
             }
@@ -92,11 +93,11 @@ impl Shard {
 
 impl Stage {
     /// Makes a step, and answers how long to sleep then: not at all when there is more to do, or the driver has ended.
-    fn step(&mut self) -> Option<Sleep> {
+    fn step(&mut self, side: Side) -> Option<Sleep> {
         let Stage::Driving(driver) = self else {
             return None;
         };
-        match caught(|| driver.step()) {
+        match caught(|| driver.step(side)) {
             Ok(sleep) => sleep,
             Err(ended) => {
                 if let Stage::Driving(driver) = std::mem::replace(self, Stage::Gone) {
@@ -214,7 +215,7 @@ mod tests {
                 wake: Wake::AnyMail,
                 until: None,
             };
-            assert_eq!(driver.step().unwrap(), Some(idle));
+            assert_eq!(driver.step(Side::Outside).unwrap(), Some(idle));
 
             let sleeping = bell.clone();
             let sleeper = std::thread::spawn(move || sleeping.sleep(idle, ()));

@@ -511,13 +511,9 @@ impl Writer {
     /// Adds how far the store has come with this batch, and where the batch ends in the log.
     fn stage_progress(&mut self) {
         self.staged.settle();
-        self.staged
-            .put(Table::State, keys::progress(), self.progress.encode());
-        self.progress.block = self.wal.end_with(&self.staged.changes);
-        if let Some(staged) = self.staged.changes[Table::State as usize].last_mut() {
-            // Of the same length.
-            staged.value = Some(self.progress.encode().into());
-        }
+        let key = keys::progress();
+        self.progress.block = self.wal.end_with(&self.staged.changes, key.len() + Progress::LEN);
+        self.staged.put(Table::State, key, self.progress.encode());
     }
 
     /// As [`Writer::fail`], for what nobody hears of who commits: the next one does.

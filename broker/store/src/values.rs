@@ -35,6 +35,9 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Length of its value, in bytes.
+    pub(crate) const LEN: usize = 1 + 7 * 8;
+
     pub(crate) fn encode(&self) -> UserValue {
         fixed(&[
             self.sequence,
@@ -164,7 +167,7 @@ pub(crate) fn read_module(value: impl Into<Value>) -> Option<Bytes> {
 }
 
 fn fixed(numbers: &[u64]) -> UserValue {
-    let mut bytes = [VERSION; 1 + 7 * 8];
+    let mut bytes = [VERSION; Progress::LEN];
     for (to, number) in bytes[1..].chunks_exact_mut(8).zip(numbers) {
         to.copy_from_slice(&number.to_be_bytes());
     }
@@ -236,6 +239,7 @@ mod tests {
             4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7,
         ];
         assert_eq!(progress.encode().as_ref(), format_2);
+        assert_eq!(format_2.len(), Progress::LEN);
         let format_1 = &format_2[..49];
         assert_eq!(
             Progress::decode(format_1),

@@ -16,7 +16,7 @@ use super::block::PAYLOAD;
 use crate::staged::{Change, Changes, Table, Value};
 
 /// Length of what comes in front of a key, in bytes.
-const FIXED: usize = 8;
+pub(super) const FIXED: usize = 8;
 
 /// Values up to this length are copied out of the batch they were read from, so that they do not keep all of it in memory.
 const COPIED_MAX: usize = 1_024;

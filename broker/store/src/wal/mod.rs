@@ -167,7 +167,7 @@ impl Wal {
     /// # Errors
     /// When a write fails. Part of the batch may be there then, and nothing may be appended any more.
     pub(crate) fn append(&mut self, sequence: u64, synced: u64, changes: &mut Changes) -> io::Result<u64> {
-        let count = blocks(changes);
+        let count = blocks(batch::len(changes));
         let began = self.end;
         batch::locate(changes, began);
         let mut blocks = Blocks {
@@ -242,9 +242,9 @@ impl Wal {
         self.current.1.sync()
     }
 
-    /// The block behind a batch of these changes, if it is the next one.
-    pub(crate) fn end_with(&self, changes: &Changes) -> u64 {
-        self.end + blocks(changes)
+    /// The block behind the next batch, if it is of these changes and one whose key and value have that length together.
+    pub(crate) fn end_with(&self, changes: &Changes, another: usize) -> u64 {
+        self.end + blocks(batch::len(changes) + batch::FIXED + another)
     }
 
     /// The block the next batch begins at.
@@ -306,9 +306,9 @@ impl Wal {
     }
 }
 
-/// How many blocks a batch takes.
-fn blocks(changes: &Changes) -> u64 {
-    batch::len(changes).div_ceil(PAYLOAD) as u64
+/// How many blocks a batch of that length takes.
+fn blocks(len: usize) -> u64 {
+    len.div_ceil(PAYLOAD) as u64
 }
 
 /// A batch on its way into blocks.

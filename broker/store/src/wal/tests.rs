@@ -57,15 +57,19 @@ fn overwrite(folder: &Path, block: u64, bytes: &[u8]) {
 fn batches_are_read_in_order_over_segments() {
     let folder = tempfile::tempdir().unwrap();
     let mut wal = create(folder.path());
-    let batches: Vec<_> = [(1, 10), (2, 30_000), (3, 4_000), (4, 5_000)]
-        .map(|(byte, len)| batch(byte, len))
-        .into();
+    // The third just fills a block.
+    let full = PAYLOAD - 8 - batch::FIXED - 1;
+    let lengths = [10, 30_000, full, full + 1];
+    let batches: Vec<_> = lengths
+        .iter()
+        .zip(1..)
+        .map(|(&len, byte)| batch(byte, len))
+        .collect();
     let mut places = vec![Place::default()];
-    for (changes, sequence) in batches.iter().zip(1..) {
-        assert_eq!(wal.end_with(changes), {
-            append(&mut wal, sequence, sequence - 1, changes);
-            wal.end()
-        });
+    for ((changes, len), sequence) in batches.iter().zip(lengths).zip(1..) {
+        let end = wal.end_with(&Changes::default(), 1 + len);
+        append(&mut wal, sequence, sequence - 1, changes);
+        assert_eq!(wal.end(), end);
         wal.sync().unwrap();
         let block = wal.end();
         places.push(Place { block, sequence });

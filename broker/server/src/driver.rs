@@ -9,6 +9,7 @@ use pointsman_core::{Broker, Commit, ConnectionId, ConsumerId, Effect, Input, Pu
 use pointsman_router_host::{Host, Routes};
 use pointsman_store::{Committer, Reader, StoreError};
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::mailbox::{Answer, ConsumerEvent, Delivery, Inbox, Mail, PublisherEvent, Sleep, Wake};
@@ -46,6 +47,9 @@ pub(crate) struct Driver {
     stopping: bool,
 }
 
+/// Room of publishes. Most turns that are not busy have one.
+type Permits = SmallVec<[OwnedSemaphorePermit; 1]>;
+
 /// Effects that wait for a commit.
 struct Pending {
     commit: u64,
@@ -54,7 +58,7 @@ struct Pending {
     /// was before.
     answers: bool,
     /// Given back when this is dropped.
-    _permits: Vec<OwnedSemaphorePermit>,
+    _permits: Permits,
 }
 
 /// How the broker stands, for `status`.
@@ -108,7 +112,7 @@ impl Driver {
                 commit: 0,
                 effects,
                 answers: false,
-                _permits: Vec::new(),
+                _permits: Permits::new(),
             }]),
             submitted: 0,
             durable: 0,
@@ -181,7 +185,7 @@ impl Driver {
     fn turn(&mut self) -> Result<(), StoreError> {
         let now = now();
         let mut commit = Commit::default();
-        let mut permits = Vec::new();
+        let mut permits = Permits::new();
         let mut freed = 0;
         for _ in 0..TURN_MAILS {
             let Some(mail) = self.waiting.pop_front() else {
@@ -198,7 +202,7 @@ impl Driver {
     }
 
     /// Notes who is to hear of effects, and makes an input of the mail.
-    fn open(&mut self, mail: Mail, permits: &mut Vec<OwnedSemaphorePermit>) -> Option<Input> {
+    fn open(&mut self, mail: Mail, permits: &mut Permits) -> Option<Input> {
         Some(match mail {
             Mail::Input(input) => {
                 match &input {
@@ -271,7 +275,7 @@ impl Driver {
 
     /// Sends records to the disk and keeps the effects until they are there. Effects without records wait too if
     /// earlier ones do: what a client sees is always in the order of commits.
-    fn commit(&mut self, commit: Commit, permits: Vec<OwnedSemaphorePermit>) -> Result<(), StoreError> {
+    fn commit(&mut self, commit: Commit, permits: Permits) -> Result<(), StoreError> {
         let Commit {
             records,
             effects,

@@ -147,7 +147,7 @@ impl SimStore {
             },
             Record::Define { key, definition } => match definition {
                 Some(definition) => {
-                    self.definitions.insert(key, definition);
+                    self.definitions.insert(*key, *definition);
                 }
                 None => {
                     self.definitions.remove(&key).expect("what is there is deleted");

@@ -129,12 +129,13 @@ pub enum Record {
         /// What is remembered.
         state: Option<IdentityState>,
     },
-    /// A definition is made, changed or, with `None`, deleted.
+    /// A definition is made, changed or, with `None`, deleted. Boxed, as it is rare and several times as long as what each
+    /// message writes.
     Define {
         /// Which.
-        key: DefinitionKey,
+        key: Box<DefinitionKey>,
         /// What it is now.
-        definition: Option<Definition>,
+        definition: Option<Box<Definition>>,
     },
     /// A module's bytes, by digest; `None` when no version uses it any more.
     Module {

@@ -117,8 +117,8 @@ impl Rescue {
                 modules.insert(version.digest);
             }
             let record = Record::Define {
-                key: key.clone(),
-                definition: Some(definition.clone()),
+                key: Box::new(key.clone()),
+                definition: Some(Box::new(definition.clone())),
             };
             batch.push(record, 0)?;
         }

@@ -39,8 +39,8 @@ fn options() -> Options {
 fn fill(dir: &Path) {
     let (store, _) = Store::open(dir, options()).unwrap();
     let define = Record::Define {
-        key: DefinitionKey::Vhost(VhostId(1)),
-        definition: Some(Definition::Vhost("/".to_owned())),
+        key: Box::new(DefinitionKey::Vhost(VhostId(1))),
+        definition: Some(Box::new(Definition::Vhost("/".to_owned()))),
     };
     store.apply(&[&[define]], true).unwrap();
     for offset in 0..MESSAGES {

@@ -194,8 +194,8 @@ fn fill(dir: &Path) {
     let mut records: Vec<Record> = definitions()
         .into_iter()
         .map(|(key, definition)| Record::Define {
-            key,
-            definition: Some(definition),
+            key: Box::new(key),
+            definition: Some(Box::new(definition)),
         })
         .collect();
     records.push(Record::Module {

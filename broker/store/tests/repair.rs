@@ -45,8 +45,8 @@ fn define() -> Vec<Record> {
     let definitions = definitions.into_iter();
     definitions
         .map(|(key, definition)| Record::Define {
-            key,
-            definition: Some(definition),
+            key: Box::new(key),
+            definition: Some(Box::new(definition)),
         })
         .collect()
 }
@@ -282,8 +282,8 @@ fn a_message_that_looks_like_a_batch_is_not_taken_for_one() {
         }
         let before = fs::read(segment(&data)).unwrap();
         let definition = Record::Define {
-            key: DefinitionKey::Queue(QueueId(9)),
-            definition: Some(Definition::durable_queue(VhostId(1), "forged")),
+            key: Box::new(DefinitionKey::Queue(QueueId(9))),
+            definition: Some(Box::new(Definition::durable_queue(VhostId(1), "forged"))),
         };
         store.apply(&[&[definition]], true).unwrap();
         let after = fs::read(segment(&data)).unwrap();

@@ -97,8 +97,8 @@ fn an_opened_store_gives_back_what_was_applied() {
             state: Some(identity.clone()),
         },
         Record::Define {
-            key: key.clone(),
-            definition: Some(Definition::Vhost("shop".to_owned())),
+            key: Box::new(key.clone()),
+            definition: Some(Box::new(Definition::Vhost("shop".to_owned()))),
         },
         Record::Module {
             digest: Digest([4; 32]),

@@ -314,6 +314,7 @@ impl Definitions {
 
 /// Writes a definition, or that it is deleted.
 fn define(commit: &mut Commit, key: DefinitionKey, definition: Option<Definition>) {
+    let (key, definition) = (Box::new(key), definition.map(Box::new));
     commit.records.push(Record::Define { key, definition });
 }
 

@@ -93,14 +93,9 @@ fn an_exclusive_queue_is_its_connections_and_goes_with_it() {
     bench.connect(2);
     let (reply, commit) = bench.request_of(2, Request::DeclareQueue(QueueSpec::new("mine").exclusive()));
     reply.unwrap();
-    let on_disk = |record: &Record| {
-        matches!(
-            record,
-            Record::Define {
-                key: DefinitionKey::Queue(_),
-                ..
-            }
-        )
+    let on_disk = |record: &Record| match record {
+        Record::Define { key, .. } => matches!(**key, DefinitionKey::Queue(_)),
+        _ => false,
     };
     assert!(!commit.records.iter().any(on_disk));
     for request in [
@@ -393,7 +388,7 @@ fn definitions_are_restored_in_whatever_order_they_come_and_a_gap_is_named() {
             definition: Some(definition),
         } = record
         {
-            definitions.insert(key, definition);
+            definitions.insert(*key, *definition);
         }
     }
     let restored = |definitions: Vec<_>| {

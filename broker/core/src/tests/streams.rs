@@ -121,7 +121,7 @@ impl Streams {
                 }
                 Record::Define { key, definition } => {
                     match definition {
-                        Some(definition) => self.definitions.insert(key, definition),
+                        Some(definition) => self.definitions.insert(*key, *definition),
                         None => self.definitions.remove(&key),
                     };
                 }

@@ -12,6 +12,9 @@ use crate::mailbox::Mailbox;
 
 /// Chunks taken from QUIC at once; each is about a packet.
 const READ_CHUNKS: usize = 32;
+/// Length from which what comes alone in a packet keeps its place there, in bytes. What is shorter is sooner copied, and then
+/// keeps no packet in memory.
+const TAKE_OVER: usize = 512;
 /// Length from which a frame waits for room before the rest of it is received, in bytes.
 const LARGE_FRAME: usize = 64 * 1024;
 /// Length at which what waits is written, in bytes.
@@ -124,12 +127,12 @@ impl FrameReader {
         };
         for chunk in &mut self.chunks[..count] {
             let chunk = std::mem::take(chunk);
-            if count > 1 || !self.buffer.is_empty() {
+            if count == 1 && self.buffer.is_empty() && chunk.len() >= TAKE_OVER {
+                // Its packet is nobody else's any more, unless others came with it.
+                self.buffer = chunk.try_into_mut().unwrap_or_else(|shared| shared[..].into());
+            } else {
                 self.buffer.extend_from_slice(&chunk);
-                continue;
             }
-            // What comes alone is the rest of its packet, which nobody else has any more.
-            self.buffer = chunk.try_into_mut().unwrap_or_else(|shared| shared[..].into());
         }
         Ok(())
     }

@@ -4,11 +4,17 @@ use pointsman_protocol::admin::QueueSpec;
 
 use super::*;
 
-fn bench_with_messages(bodies: &[&str]) -> Bench {
-    let mut bench = Bench::new();
+/// A broker with an empty queue `q` and publisher 1.
+fn bench_with_queue(bounds: Bounds) -> (Bench, QueueId) {
+    let mut bench = Bench::with_bounds(bounds);
     bench.request(Request::DeclareQueue(QueueSpec::new("q"))).unwrap();
     bench.open_publisher(1, 1);
     let queue = bench.queue_id("q");
+    (bench, queue)
+}
+
+fn bench_with_messages(bodies: &[&str]) -> Bench {
+    let (mut bench, queue) = bench_with_queue(Bounds::default());
     let messages = bodies.iter().zip(1..).map(|(body, n)| message(n, body, &[queue]));
     bench.turn([publish(1, messages.collect())]);
     bench
@@ -54,13 +60,10 @@ fn what_a_turn_settles_is_released_in_as_few_ranges_as_it_makes() {
 
 #[test]
 fn a_message_the_store_dropped_is_missing_and_those_around_it_are_not() {
-    let mut bench = Bench::with_bounds(Bounds {
+    let (mut bench, queue) = bench_with_queue(Bounds {
         cache_bytes: 0,
         ..Bounds::default()
     });
-    bench.request(Request::DeclareQueue(QueueSpec::new("q"))).unwrap();
-    bench.open_publisher(1, 1);
-    let queue = bench.queue_id("q");
     let messages = ["a", "b", "c"].iter().zip(1..);
     let published = bench.turn([publish(
         1,
@@ -223,13 +226,10 @@ fn consumers_with_credit_share_what_waits() {
 
 #[test]
 fn one_turn_hands_out_a_bounded_number_and_asks_for_another() {
-    let mut bench = Bench::with_bounds(Bounds {
+    let (mut bench, queue) = bench_with_queue(Bounds {
         deliveries_per_turn: 2,
         ..Bounds::default()
     });
-    bench.request(Request::DeclareQueue(QueueSpec::new("q"))).unwrap();
-    bench.open_publisher(1, 1);
-    let queue = bench.queue_id("q");
     bench.turn([publish(1, (1..=3).map(|n| message(n, "m", &[queue])).collect())]);
     bench.open_consumer(1, "q");
     let mut commit = Commit::default();
@@ -243,13 +243,10 @@ fn one_turn_hands_out_a_bounded_number_and_asks_for_another() {
 
 #[test]
 fn what_was_delivered_counts_though_the_rest_of_a_share_must_be_read_first() {
-    let mut bench = Bench::with_bounds(Bounds {
+    let (mut bench, queue) = bench_with_queue(Bounds {
         page_runs: 1,
         ..Bounds::default()
     });
-    bench.request(Request::DeclareQueue(QueueSpec::new("q"))).unwrap();
-    bench.open_publisher(1, 1);
-    let queue = bench.queue_id("q");
     for n in 1..=3 {
         bench.turn([publish(1, vec![message(n, "m", &[queue])])]);
     }

@@ -166,6 +166,7 @@ pub(crate) fn read_module(value: impl Into<Value>) -> Option<Bytes> {
     (bytes.first() == Some(&VERSION)).then(|| bytes.slice(1..))
 }
 
+/// The longest of them is [`Progress`].
 fn fixed(numbers: &[u64]) -> UserValue {
     let mut bytes = [VERSION; Progress::LEN];
     for (to, number) in bytes[1..].chunks_exact_mut(8).zip(numbers) {

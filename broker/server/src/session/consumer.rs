@@ -87,8 +87,8 @@ impl Consumer<'_> {
         let mut draining = self.session.shared.draining.clone();
         let mut going_away = pin!(going_away(&mut draining));
         loop {
-            // In order, as to ask each costs more than most deliveries do; what comes last waits for nothing endless: no more is
-            // delivered than what is read allows.
+            // In this order, as to ask QUIC for input costs more than most deliveries do. Input is never starved: deliveries end
+            // with the credit that is read from it.
             tokio::select! {
                 biased;
                 event = self.events.recv() => {

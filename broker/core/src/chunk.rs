@@ -1,18 +1,6 @@
 //! Chunks: messages as they lie in the log, in memory and on disk alike.
 //!
-//! A chunk is a run of *records* in one lane, numbered from its base offset. A record:
-//!
-//! ```text
-//! varint  metadata length
-//! varint  body length
-//! varint  exchange id
-//! varint  router id + 1, or 0 when no module decided
-//! varint  router version, only when a module decided
-//! bytes   metadata (postcard MessageMeta, as the publisher sent it or a router changed it)
-//! bytes   body
-//! ```
-//!
-//! Varints are LEB128, as postcard's.
+//! A chunk is a run of *records* (`head.rs` has their format) in one lane, numbered from its base offset.
 //!
 //! A chunk may be *sparse*: records that no queue names any more are dropped, the others keep their numbers.
 //!
@@ -24,7 +12,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::ids::{DecidedBy, ExchangeId, Lane, Offset, RouterId};
+use crate::head::{Head, HeadBuffer};
+use crate::ids::{DecidedBy, ExchangeId, Lane, Offset};
 use crate::limits::{CHUNK_MESSAGES_MAX, CHUNK_TARGET};
 use crate::references::References;
 
@@ -351,7 +340,7 @@ impl ChunkBuilder {
         body: &[u8],
     ) -> u32 {
         let head = HeadBuffer::of(meta.len(), body.len(), exchange, decided_by);
-        self.bytes.reserve(head.len + meta.len() + body.len());
+        self.bytes.reserve(head.bytes().len() + meta.len() + body.len());
         let record = self.begin(&head);
         self.bytes.extend_from_slice(meta);
         self.bytes.extend_from_slice(body);
@@ -377,7 +366,7 @@ impl ChunkBuilder {
     fn begin(&mut self, head: &HeadBuffer) -> u32 {
         let record = self.starts.len() as u32;
         self.starts.push(self.bytes.len() as u32);
-        self.bytes.extend_from_slice(&head.bytes[..head.len]);
+        self.bytes.extend_from_slice(head.bytes());
         record
     }
 
@@ -422,100 +411,6 @@ fn fitted(mut bytes: Vec<u8>) -> Bytes {
     bytes.into()
 }
 
-/// The varints before a record's metadata, collected so that they are appended as one.
-#[derive(Default)]
-struct HeadBuffer {
-    bytes: [u8; 25],
-    len: usize,
-}
-
-impl HeadBuffer {
-    fn of(
-        meta_len: usize,
-        body_len: usize,
-        exchange: ExchangeId,
-        decided_by: Option<DecidedBy>,
-    ) -> HeadBuffer {
-        let mut head = HeadBuffer::default();
-        head.put(meta_len as u32);
-        head.put(body_len as u32);
-        head.put(exchange.0);
-        match decided_by {
-            None => head.put(0),
-            Some(by) => {
-                head.put(by.router.0 + 1);
-                head.put(by.version);
-            }
-        }
-        head
-    }
-
-    /// Appends one of at most five varints, each of at most five bytes.
-    fn put(&mut self, mut value: u32) {
-        while value >= 0x80 {
-            self.byte(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.byte(value as u8);
-    }
-
-    fn byte(&mut self, byte: u8) {
-        self.bytes[self.len] = byte;
-        self.len += 1;
-    }
-}
-
-pub(crate) fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u32> {
-    let mut value = 0u64;
-    for shift in (0..35).step_by(7) {
-        let byte = *bytes.get(*at)?;
-        *at += 1;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return u32::try_from(value).ok();
-        }
-    }
-    None
-}
-
-/// What stands before a record's metadata, and what follows from it.
-struct Head {
-    exchange: ExchangeId,
-    decided_by: Option<DecidedBy>,
-    meta_at: usize,
-    body_at: usize,
-    body_len: usize,
-}
-
-impl Head {
-    fn read(bytes: &[u8], start: usize) -> Option<Head> {
-        let mut at = start;
-        let meta_len = take_varint(bytes, &mut at)? as usize;
-        let body_len = take_varint(bytes, &mut at)? as usize;
-        let exchange = ExchangeId(take_varint(bytes, &mut at)?);
-        let decided_by = match take_varint(bytes, &mut at)? {
-            0 => None,
-            n => Some(DecidedBy {
-                router: RouterId(n - 1),
-                version: take_varint(bytes, &mut at)?,
-            }),
-        };
-        Some(Head {
-            exchange,
-            decided_by,
-            meta_at: at,
-            body_at: at.checked_add(meta_len)?,
-            body_len,
-        })
-    }
-
-    /// Where the record ends, if that is not behind `len`.
-    fn end_within(&self, len: usize) -> Option<usize> {
-        let end = self.body_at.checked_add(self.body_len)?;
-        (end <= len).then_some(end)
-    }
-}
-
 fn total(pieces: &[Bytes]) -> usize {
     pieces.iter().map(Bytes::len).sum()
 }
@@ -523,6 +418,7 @@ fn total(pieces: &[Bytes]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::RouterId;
     use crate::limits::LARGE_MESSAGE;
 
     #[test]

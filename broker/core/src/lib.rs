@@ -22,6 +22,8 @@ mod stream;
 mod consume;
 mod consumer;
 pub mod chunk;
+mod head;
+mod varint;
 pub mod references;
 pub mod commit;
 mod restore;

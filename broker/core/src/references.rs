@@ -6,8 +6,8 @@
 
 use smallvec::SmallVec;
 
-use crate::chunk::take_varint;
 use crate::limits::CHUNK_MESSAGES_MAX;
+use crate::varint;
 
 /// How many places in queues name each record of a chunk. A record that none names is dead: its bytes may go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,8 +124,8 @@ impl References {
     /// Appends it to `out`, as [`References::decode`] takes it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         for (records, references) in self.runs() {
-            put_varint(out, records);
-            put_varint(out, references);
+            varint::put(records, |byte| out.push(byte));
+            varint::put(references, |byte| out.push(byte));
         }
     }
 
@@ -134,8 +134,8 @@ impl References {
         let mut read = References::default();
         let mut at = 0;
         while at < bytes.len() {
-            let records = take_varint(bytes, &mut at)?;
-            let references = take_varint(bytes, &mut at)?;
+            let records = varint::take(bytes, &mut at)?;
+            let references = varint::take(bytes, &mut at)?;
             let joins = read.runs.last().is_some_and(|last| last.references == references);
             if joins || !(1..=CHUNK_MESSAGES_MAX - read.records()).contains(&records) {
                 return None;
@@ -144,14 +144,6 @@ impl References {
         }
         Some(read)
     }
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u32) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 #[cfg(test)]
@@ -221,8 +213,8 @@ mod tests {
         let encoded = |list: &[(u32, u32)]| {
             let mut bytes = Vec::new();
             for (records, references) in list {
-                put_varint(&mut bytes, *records);
-                put_varint(&mut bytes, *references);
+                varint::put(*records, |byte| bytes.push(byte));
+                varint::put(*references, |byte| bytes.push(byte));
             }
             References::decode(&bytes)
         };

@@ -1,6 +1,6 @@
 # What people and CI run. `make help` lists it.
 
-# dev compiles quickly, release runs quickly, dist runs quickest and takes several times as long to compile.
+# dev compiles quickly, release runs quickly; `make dist` runs quickest and takes several times as long to compile.
 PROFILE ?= release
 # Tests have their own: debug assertions and overflow checks stay on.
 TEST_PROFILE ?= dev
@@ -12,7 +12,7 @@ pointsman = $(call folder_of,$(PROFILE))/pointsman
 demo_dir := $(target_dir)/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench bench-instructions bench-baseline peers crash fuzz clean
+.PHONY: help setup build dist demo test lint bench bench-instructions bench-baseline peers crash fuzz clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -23,8 +23,11 @@ setup: ## check for cargo and install the Wasm target where it is missing
 	@sh wasm-routers/setup.sh
 
 # The whole workspace chooses features, as the tests do, so that nothing is compiled twice.
-build: setup ## build the binary (PROFILE=dev, release or dist)
+build: setup ## build the binary (PROFILE=dev or release)
 	$(CARGO) build --workspace --bin pointsman --profile $(PROFILE)
+
+dist: setup ## build the binary that is run in production, for what it does under load
+	CARGO=$(CARGO) sh broker/dist.sh
 
 demo: build ## route orders through a Wasm router, or INPUT=file.jsonl by its field KEY=name
 	@rm -rf $(demo_dir)
@@ -51,10 +54,10 @@ bench-baseline: setup ## the same, and make it what later runs are compared with
 zeromq = $(if $(shell pkg-config --exists libzmq 2>/dev/null && echo found),--features zeromq)
 
 # Those were built to be run, and so is this one.
-peers: PROFILE = dist
-peers: $(if $(POINTSMAN_BIN),setup,build) ## other brokers and this one side by side (PEERS='--list' or '--quick --rows latency')
-	$(or $(POINTSMAN_BIN),$(pointsman)) router build tests/peers/router
-	cd tests/peers && POINTSMAN_BIN=$(abspath $(or $(POINTSMAN_BIN),$(pointsman))) $(CARGO) run --release $(zeromq) -- $(PEERS)
+peers: ours = $(or $(POINTSMAN_BIN),$(call folder_of,dist)/pointsman)
+peers: $(if $(POINTSMAN_BIN),setup,dist) ## other brokers and this one side by side (PEERS='--list' or '--quick --rows latency')
+	$(ours) router build tests/peers/router
+	cd tests/peers && POINTSMAN_BIN=$(abspath $(ours)) $(CARGO) run --release $(zeromq) -- $(PEERS)
 
 crash: setup ## kill a broker ROUNDS times and check its ledger
 	ROUNDS=$(or $(ROUNDS),500) $(CARGO) test --workspace --profile $(TEST_PROFILE) --test crash -- --nocapture

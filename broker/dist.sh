@@ -48,10 +48,10 @@ build() {
 load() {
     fsync=$1
     shift
-    "$counting" serve --listen 127.0.0.1:0 --data-dir "$scratch/$fsync" --fsync "$fsync" >"$scratch/out" &
+    "$counting" serve --listen 127.0.0.1:0 --data-dir "$scratch/$fsync" --fsync "$fsync" >/dev/null &
     broker=$!
-    until grep -q 'just work' "$scratch/out"; do
-        kill -0 "$broker" || exit 1
+    until [ -s "$POINTSMAN_CONTEXTS_FILE" ]; do
+        kill -0 "$broker" 2>/dev/null || exit 1
         sleep 0.1
     done
     for bench in "$@"; do
@@ -68,7 +68,7 @@ count() {
     rm -rf "$counts"
     scratch=$(mktemp -d)
     broker=
-    trap 'test -z "$broker" || kill "$broker"; rm -rf "$scratch"' EXIT
+    trap 'test -z "$broker" || kill "$broker" 2>/dev/null || :; rm -rf "$scratch"' EXIT
     trap 'exit 130' INT TERM
     export POINTSMAN_CONTEXTS_FILE="$scratch/contexts" POINTSMAN_LOG=error
     for fsync in always interval:1000ms; do
@@ -86,7 +86,8 @@ count() {
         "$counting" demo --input "$scratch/orders.jsonl" --key region >/dev/null
     )
     find "$counts" -empty -delete
-    "$profdata" merge -o "$profile" "$counts"
+    "$profdata" merge -o "$profile.new" "$counts"
+    mv "$profile.new" "$profile"
     rm -rf "$counts" "$scratch"
     trap - EXIT INT TERM
 }

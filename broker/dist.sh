@@ -70,6 +70,10 @@ count() {
     broker=
     trap 'test -z "$broker" || kill "$broker" 2>/dev/null || :; rm -rf "$scratch"' EXIT
     trap 'exit 130' INT TERM
+    # No broker but this one may get the load, whatever the caller's environment names.
+    for name in $(env | sed -n 's/^\(POINTSMAN_[A-Z_]*\)=.*/\1/p'); do
+        unset "$name"
+    done
     export POINTSMAN_CONTEXTS_FILE="$scratch/contexts" POINTSMAN_LOG=error
     for fsync in always interval:1000ms; do
         rm -f "$POINTSMAN_CONTEXTS_FILE"

@@ -43,7 +43,7 @@ impl HeadBuffer {
         head
     }
 
-    /// Appends one of its at most five varints.
+    /// Appends one of at most five varints.
     fn put(&mut self, value: u32) {
         varint::put(value, |byte| {
             self.bytes[self.len] = byte;
@@ -51,6 +51,7 @@ impl HeadBuffer {
         });
     }
 
+    /// What goes in front of the metadata.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -66,6 +67,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    /// Reads the head of the record that begins at `start`; `None` where it is cut off or none.
     pub(crate) fn read(bytes: &[u8], start: usize) -> Option<Head> {
         let mut at = start;
         let meta_len = varint::take(bytes, &mut at)? as usize;

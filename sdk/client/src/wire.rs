@@ -6,19 +6,16 @@ use pointsman_protocol::{ErrorBody, limits};
 use quinn::{RecvStream, SendStream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncReadExt;
 
 use crate::Error;
 
-/// Spare room for one read, in bytes: what a busy stream has ready at once.
-const READ_BUFFER: usize = 64 * 1024;
-/// Below this much spare room a new buffer is taken, in bytes.
-const READ_BUFFER_LOW: usize = 8 * 1024;
-
-/// Reads a stream and cuts it into frames whose bodies are slices of the buffers that were read.
+/// Reads a stream and cuts it into frames that are slices of the packets they came in, but for those that lie across two.
 pub(crate) struct FrameReader {
     stream: RecvStream,
-    buffer: BytesMut,
+    /// Received and not taken.
+    received: Bytes,
+    /// The first part of a frame that goes on in `received`, or in what is yet to come.
+    begun: BytesMut,
     body_max: u32,
 }
 
@@ -26,33 +23,50 @@ impl FrameReader {
     pub(crate) fn new(stream: RecvStream, body_max: u32) -> FrameReader {
         FrameReader {
             stream,
-            buffer: BytesMut::new(),
+            received: Bytes::new(),
+            begun: BytesMut::new(),
             body_max,
         }
     }
 
-    /// Waits until something arrived and returns whether the stream goes on. Then [`FrameReader::take`] has
-    /// whatever frames are complete.
+    /// Waits until there is something that was not taken and returns whether the stream goes on. Then
+    /// [`FrameReader::take`] has whatever frames are complete. Nothing is lost when this is dropped half-way.
     pub(crate) async fn fill(&mut self) -> Result<bool, Error> {
-        if self.buffer.capacity() - self.buffer.len() < READ_BUFFER_LOW {
-            // A frame that is longer has one buffer of its length at once: growing would copy it again and again.
-            let missing = Frame::missing(&self.buffer, self.body_max)?;
-            self.buffer.reserve(missing.max(READ_BUFFER));
+        if !self.received.is_empty() {
+            return Ok(true);
         }
-        match self.stream.read_buf(&mut self.buffer).await {
-            Ok(0) => Ok(false),
-            Ok(_) => Ok(true),
-            // quinn wraps its own error in an io::Error for this trait; this brings it back.
-            Err(error) => Err(match error.downcast::<quinn::ReadError>() {
-                Ok(error) => error.into(),
-                Err(error) => Error::disconnected(error.to_string()),
-            }),
+        match self.stream.read_chunk(usize::MAX, true).await? {
+            Some(chunk) => {
+                self.received = chunk.bytes;
+                Ok(true)
+            }
+            None => Ok(false),
         }
     }
 
     /// The next complete frame of what was read.
     pub(crate) fn take(&mut self) -> Result<Option<Frame>, Error> {
-        Ok(Frame::take(&mut self.buffer, self.body_max)?)
+        if self.begun.is_empty()
+            && let Some(frame) = Frame::take_shared(&mut self.received, self.body_max)?
+        {
+            return Ok(Some(frame));
+        }
+        self.complete()
+    }
+
+    /// Moves bytes to the frame that is begun until it is whole or there are none left.
+    fn complete(&mut self) -> Result<Option<Frame>, Error> {
+        while !self.received.is_empty() {
+            // The header at first, and when that is there, all that it announces: growing would copy it again and again.
+            let missing = Frame::missing(&self.begun, self.body_max)?;
+            self.begun.reserve(missing);
+            let part = self.received.split_to(missing.min(self.received.len()));
+            self.begun.extend_from_slice(&part);
+            if let Some(frame) = Frame::take(&mut self.begun, self.body_max)? {
+                return Ok(Some(frame));
+            }
+        }
+        Ok(None)
     }
 
     /// Waits for one frame.
@@ -79,7 +93,7 @@ impl FrameReader {
     /// Reads until the broker ends the stream, throwing away what comes.
     pub(crate) async fn skip_to_end(&mut self) -> Result<(), Error> {
         while self.fill().await? {
-            self.buffer.clear();
+            self.received.clear();
         }
         Ok(())
     }

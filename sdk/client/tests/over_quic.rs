@@ -551,6 +551,24 @@ async fn a_refused_consumer_stream_yields_the_reason_once_and_ends() {
 }
 
 #[tokio::test]
+async fn a_reason_that_comes_together_with_the_opening_is_not_lost() {
+    let fake = Fake::start();
+    let (client, peer) = fake.connected().await;
+    let open_and_close = async {
+        let (mut stream, _) = peer.accept_unanswered::<OpenConsumer>(Kind::OpenConsumer).await;
+        let mut both = bytes::BytesMut::new();
+        frame::put(&mut both, Kind::ConsumerOpened, 0, 0, &opened("c-1"), b"");
+        let error = ErrorBody::new(ErrorCode::NotFound, "the queue \"q\" was deleted");
+        frame::put(&mut both, Kind::Close, 0, 0, &error, b"");
+        stream.write(&both).await;
+        stream
+    };
+    let (consumer, _stream) = tokio::join!(client.consumer("q").open(), open_and_close);
+    let refused = consumer.unwrap().recv().await.unwrap();
+    assert_eq!(refused.unwrap_err().code(), Some(ErrorCode::NotFound));
+}
+
+#[tokio::test]
 async fn closing_waits_for_confirms_and_for_the_broker_to_take_the_settlements() {
     let fake = Fake::start();
     let (client, mut peer) = fake.connected().await;

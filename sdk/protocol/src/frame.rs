@@ -138,9 +138,23 @@ impl Header {
         out.extend_from_slice(&bytes);
     }
 
+    /// The header at the front of `bytes`, if the whole frame is there.
+    fn of_whole(bytes: &[u8], body_max: u32) -> Result<Option<Header>, FrameError> {
+        let Some(start) = bytes.first_chunk::<HEADER_LEN>() else {
+            return Ok(None);
+        };
+        let header = Header::decode(start, body_max)?;
+        Ok((bytes.len() >= header.frame_len()).then_some(header))
+    }
+
     /// Length of the whole frame, in bytes.
     pub fn frame_len(&self) -> usize {
-        HEADER_LEN + self.meta_len as usize + self.body_len as usize
+        HEADER_LEN + self.content_len()
+    }
+
+    /// Length of what follows, in bytes.
+    fn content_len(&self) -> usize {
+        self.meta_len as usize + self.body_len as usize
     }
 }
 
@@ -162,17 +176,24 @@ impl Frame {
     /// # Errors
     /// As [`Header::decode`]; the stream cannot be read further then.
     pub fn take(buffer: &mut BytesMut, body_max: u32) -> Result<Option<Frame>, FrameError> {
-        let Some(start) = buffer.first_chunk::<HEADER_LEN>() else {
+        let Some(header) = Header::of_whole(buffer, body_max)? else {
             return Ok(None);
         };
-        let header = Header::decode(start, body_max)?;
-        if buffer.len() < header.frame_len() {
-            return Ok(None);
-        }
         buffer.advance(HEADER_LEN);
-        let content = buffer
-            .split_to(header.meta_len as usize + header.body_len as usize)
-            .freeze();
+        let content = buffer.split_to(header.content_len()).freeze();
+        Ok(Some(Frame { header, content }))
+    }
+
+    /// [`Frame::take`] of bytes that may be shared.
+    ///
+    /// # Errors
+    /// As [`Frame::take`].
+    pub fn take_shared(bytes: &mut Bytes, body_max: u32) -> Result<Option<Frame>, FrameError> {
+        let Some(header) = Header::of_whole(bytes, body_max)? else {
+            return Ok(None);
+        };
+        bytes.advance(HEADER_LEN);
+        let content = bytes.split_to(header.content_len());
         Ok(Some(Frame { header, content }))
     }
 

@@ -103,9 +103,15 @@ impl Peer {
         answer: Kind,
         meta: &impl Serialize,
     ) -> (Stream, T) {
+        let (mut stream, open) = self.accept_unanswered(kind).await;
+        stream.put(answer, 0, 0, meta, b"").await;
+        (stream, open)
+    }
+
+    /// Accepts a stream whose first frame is of that kind.
+    pub(crate) async fn accept_unanswered<T: DeserializeOwned>(&self, kind: Kind) -> (Stream, T) {
         let mut stream = Stream::accept(&self.connection).await;
         let open = stream.take(kind).await.1;
-        stream.put(answer, 0, 0, meta, b"").await;
         (stream, open)
     }
 

@@ -4,26 +4,22 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use futures_core::Stream;
 use pointsman_protocol::consume::{ConsumerOpened, OpenConsumer, Settlement, StartAt};
 use pointsman_protocol::frame::Kind;
 use pointsman_protocol::limits;
 use quinn::SendStream;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
-use crate::link::Link;
+use crate::link::{Leaving, Link};
 use crate::reconnect::{Backoff, Links};
 use crate::settle::{CreditAccount, Settlements};
+use crate::settler::Settler;
 use crate::wire::{self, FrameReader};
 use crate::{Client, Delivery, Error, lock};
-
-/// How long an acknowledgement may wait for others: nobody waits for it, and a packet costs both sides more than it does.
-const ACK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Settings of a consumer. See [`Client::consumer`].
 pub struct ConsumerBuilder {
@@ -110,16 +106,19 @@ impl ConsumerBuilder {
                 next_offset: opened.offset,
                 arrived: VecDeque::new(),
                 settlements: Settlements::default(),
-                flush: false,
                 credit: CreditAccount::new(self.prefetch, self.prefetch_bytes),
+                settler: None,
+                queued: None,
+                flush: false,
                 writing: false,
                 waiting: None,
                 abandoned: false,
+                failed: None,
                 ended: None,
             }),
-            wake: Notify::new(),
+            outgoing: Mutex::new(None),
             flushed: Notify::new(),
-            closing: Notify::new(),
+            leave: Notify::new(),
         });
         tokio::spawn(shared.clone().run(links, link, stream));
         Ok(Consumer {
@@ -180,8 +179,8 @@ impl Consumer {
                     return Ok(());
                 }
                 state.flush = true;
+                self.shared.speak_up(&mut state);
             }
-            self.shared.wake.notify_one();
             flushed.await;
         }
     }
@@ -196,9 +195,7 @@ impl Consumer {
         }
         if self.shared.open.no_ack {
             state.credit.came_back(delivery.bytes());
-            if state.credit.is_due(false) {
-                self.shared.wake.notify_one();
-            }
+            self.shared.speak_up(&mut state);
         }
         Poll::Ready(Some(Ok(delivery)))
     }
@@ -213,9 +210,7 @@ impl Consumer {
             return Poll::Ready(error.take().map(Err));
         }
         state.waiting = Some(cx.waker().clone());
-        if state.credit.is_due(true) {
-            self.shared.wake.notify_one();
-        }
+        self.shared.speak_up(state);
         Poll::Pending
     }
 }
@@ -236,20 +231,20 @@ impl Drop for Consumer {
         drop(state);
         // Each holds what is locked above.
         drop(unread);
-        self.shared.closing.notify_one();
+        self.shared.leave.notify_one();
     }
 }
 
-/// What the handle, its deliveries and the task of a consumer share.
+/// What the handle, its deliveries and the task of a consumer share with the connection's settler.
 pub(crate) struct Shared {
     open: OpenConsumer,
     state: Mutex<ConsumerState>,
-    /// There are settlements or credit to write.
-    wake: Notify,
+    /// What the settler writes to while there is a stream. It is locked before the state, if both are.
+    outgoing: Mutex<Option<Outgoing>>,
     /// What there was is written, or the consumer ended.
     flushed: Notify,
-    /// The handle is gone.
-    closing: Notify,
+    /// The handle is gone, or writing failed.
+    leave: Notify,
 }
 
 struct ConsumerState {
@@ -259,30 +254,63 @@ struct ConsumerState {
     next_offset: Option<u64>,
     arrived: VecDeque<Delivery>,
     settlements: Settlements,
-    /// Somebody waits until they are written.
-    flush: bool,
     credit: CreditAccount,
-    /// The task has taken settlements and not yet written them.
+    /// Who writes settlements and credit while there is a stream.
+    settler: Option<Arc<Settler>>,
+    /// How the settler has been told that there is something to write.
+    queued: Option<Urgency>,
+    /// Somebody waits until the settlements are written.
+    flush: bool,
+    /// The settler has taken settlements and not yet written them.
     writing: bool,
     /// Who waits for a delivery.
     waiting: Option<Waker>,
     /// The handle is gone, so nobody reads what arrives.
     abandoned: bool,
+    /// Why the stream can no longer be written to.
+    failed: Option<Error>,
     /// Set when the consumer has ended: with the error until that is handed out.
     ended: Option<Option<Error>>,
 }
 
+/// Whether somebody waits for what is not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    Patient,
+    Urgent,
+}
+
+/// The sending end of a consumer's stream.
+struct Outgoing {
+    send: SendStream,
+    /// What QUIC had no room for.
+    rest: Bytes,
+}
+
 impl ConsumerState {
-    /// Whether somebody waits for what is not written: the broker for credit, others for what is given back, or whoever
-    /// flushes.
-    fn is_urgent(&self) -> bool {
-        self.flush || self.settlements.gives_back() || self.credit.is_due(self.waiting.is_some())
+    /// Whether there is something to write. Somebody waits for it if it is credit, if messages are given back, or if it is
+    /// flushed.
+    fn urgency(&self) -> Option<Urgency> {
+        if self.flush || self.settlements.gives_back() || self.credit.is_due(self.waiting.is_some()) {
+            return Some(Urgency::Urgent);
+        }
+        (!self.settlements.is_empty()).then_some(Urgency::Patient)
+    }
+
+    /// Appends what there is to write.
+    fn take_unwritten(&mut self, out: &mut BytesMut) {
+        self.queued = None;
+        self.settlements.write(out);
+        if self.credit.is_due(self.waiting.is_some()) {
+            self.credit.write(out);
+        }
+        self.writing = !out.is_empty();
     }
 }
 
 impl Shared {
     /// Notes a settlement for writing, unless the delivery is of an earlier stream.
-    pub(crate) fn settle(&self, generation: u64, tag: u64, bytes: u64, how: Settlement) {
+    pub(crate) fn settle(self: &Arc<Self>, generation: u64, tag: u64, bytes: u64, how: Settlement) {
         if self.open.no_ack {
             return;
         }
@@ -290,21 +318,53 @@ impl Shared {
         if state.generation != generation || state.ended.is_some() {
             return;
         }
-        let first = state.settlements.is_empty();
         state.settlements.push(tag, how);
         state.credit.came_back(bytes);
-        let wakes = first || state.is_urgent();
-        drop(state);
-        if wakes {
-            self.wake.notify_one();
+        self.speak_up(&mut state);
+    }
+
+    /// Tells the settler of what there is to write, unless it knows.
+    fn speak_up(self: &Arc<Self>, state: &mut ConsumerState) {
+        let urgency = state.urgency();
+        if urgency > state.queued
+            && let Some(settler) = &state.settler
+        {
+            settler.add(self.clone(), urgency == Some(Urgency::Urgent));
+            state.queued = urgency;
         }
+    }
+
+    /// Writes what there is as far as QUIC has room, and wakes the caller when it has more. `buffer` is anybody's.
+    pub(crate) fn poll_write(&self, buffer: &mut BytesMut, cx: &mut Context<'_>) -> Poll<()> {
+        let mut outgoing = lock(&self.outgoing);
+        let Some(stream) = &mut *outgoing else {
+            return Poll::Ready(());
+        };
+        let mut written = stream.poll_rest(cx);
+        if let Poll::Ready(Ok(())) = written {
+            buffer.clear();
+            lock(&self.state).take_unwritten(buffer);
+            written = stream.poll_write(buffer, cx);
+        }
+        let failed = ready!(written).err();
+        let mut state = lock(&self.state);
+        state.writing = false;
+        if std::mem::take(&mut state.flush) {
+            self.flushed.notify_waiters();
+        }
+        if let Some(error) = failed {
+            *outgoing = None;
+            state.failed = Some(error.into());
+            self.leave.notify_one();
+        }
+        Poll::Ready(())
     }
 
     /// The consumer's task: works on one stream after the other.
     async fn run(self: Arc<Self>, links: Links, mut link: Arc<Link>, mut stream: ConsumerStream) {
         let end = loop {
             let guard = link.enter();
-            let end = self.work(&links, &link, stream).await;
+            let end = self.work(&link, stream).await;
             drop(guard);
             match end {
                 End::Done => break None,
@@ -317,7 +377,7 @@ impl Shared {
                     Ok(reopened) => (link, stream) = reopened,
                     Err(error) => break Some(error),
                 },
-                () = self.closing.notified() => break None,
+                _ = self.must_leave() => break None,
             }
         };
         // Closing on purpose is not an error.
@@ -330,6 +390,7 @@ impl Shared {
         };
         state.ended = Some(end);
         state.settlements.clear();
+        state.settler = None;
         let waiting = state.waiting.take();
         drop(state);
         drop(unread);
@@ -337,21 +398,25 @@ impl Shared {
         waiting.inspect(Waker::wake_by_ref);
     }
 
-    async fn work(self: &Arc<Self>, links: &Links, link: &Link, stream: ConsumerStream) -> End {
-        let ConsumerStream {
-            mut send,
-            mut receive,
-        } = stream;
+    async fn work(self: &Arc<Self>, link: &Link, stream: ConsumerStream) -> End {
+        let ConsumerStream { send, mut receive } = stream;
+        self.begin(link, send);
         let left = tokio::select! {
-            error = self.write(&mut send) => return End::Failed(error),
+            biased;
             error = self.read(&mut receive) => return End::Failed(error),
-            () = link.leaving() => End::Failed(Error::disconnected("the broker asked to go away")),
-            () = links.closing() => End::Done,
-            () = self.closing.notified() => End::Done,
+            leaving = link.left() => match leaving {
+                Leaving::Closed => End::Done,
+                _ => End::Failed(Error::disconnected("the broker asked to go away")),
+            },
+            end = self.must_leave() => end,
         };
-        // The broker ends its side once it has taken the last settlement.
-        let mut out = BytesMut::new();
+        // From here on nobody else writes.
+        let Some(Outgoing { mut send, rest }) = lock(&self.outgoing).take() else {
+            return left;
+        };
+        let mut out = BytesMut::from(rest);
         lock(&self.state).settlements.write(&mut out);
+        // The broker ends its side once it has taken the last settlement.
         let finished = async {
             send.write_chunk(out.freeze()).await?;
             let _ = send.finish();
@@ -363,51 +428,26 @@ impl Shared {
         left
     }
 
-    async fn write(&self, send: &mut SendStream) -> Error {
-        let mut out = BytesMut::new();
-        loop {
-            self.gather().await;
-            self.take_unwritten(&mut out);
-            if !out.is_empty()
-                && let Err(error) = send.write_chunk(out.split().freeze()).await
-            {
-                return error.into();
-            }
-            lock(&self.state).writing = false;
-            self.flushed.notify_waiters();
-        }
-    }
-
-    /// Waits until there is something to write that is urgent, or that has waited long enough for more.
-    async fn gather(&self) {
-        let mut until = None;
-        loop {
-            let woken = self.wake.notified();
-            let (urgent, acks) = {
-                let state = lock(&self.state);
-                (state.is_urgent(), !state.settlements.is_empty())
-            };
-            if urgent {
-                return;
-            }
-            if !acks {
-                woken.await;
-                continue;
-            }
-            let until = *until.get_or_insert_with(|| Instant::now() + ACK_PAUSE);
-            if tokio::time::timeout_at(until, woken).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    fn take_unwritten(&self, out: &mut BytesMut) {
+    /// From here on the link's settler writes to this stream, the first credit at once.
+    fn begin(self: &Arc<Self>, link: &Link, send: SendStream) {
+        let rest = Bytes::new();
+        *lock(&self.outgoing) = Some(Outgoing { send, rest });
         let mut state = lock(&self.state);
-        state.flush = false;
-        state.settlements.write(out);
-        state.writing = !out.is_empty();
-        if state.credit.is_due(state.waiting.is_some()) {
-            state.credit.write(out);
+        state.settler = Some(link.settler.clone());
+        self.speak_up(&mut state);
+    }
+
+    /// Waits until the handle is gone or writing fails.
+    async fn must_leave(&self) -> End {
+        loop {
+            self.leave.notified().await;
+            let mut state = lock(&self.state);
+            if state.abandoned {
+                return End::Done;
+            }
+            if let Some(error) = state.failed.take() {
+                return End::Failed(error);
+            }
         }
     }
 
@@ -448,12 +488,16 @@ impl Shared {
 
     /// Makes everything that belongs to the stream so far stale.
     fn forget_stream(&self) {
+        *lock(&self.outgoing) = None;
         let mut state = lock(&self.state);
         state.generation += 1;
         state.settlements.clear();
-        state.flush = false;
         state.credit.reset();
+        state.settler = None;
+        state.queued = None;
+        state.flush = false;
         state.writing = false;
+        state.failed = None;
         let stale = std::mem::take(&mut state.arrived);
         drop(state);
         drop(stale);
@@ -487,6 +531,32 @@ impl Shared {
             after = link.generation_to_follow();
             backoff.wait().await;
         }
+    }
+}
+
+impl Outgoing {
+    /// Writes what was left.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), quinn::WriteError>> {
+        while !self.rest.is_empty() {
+            let written = ready!(Pin::new(&mut self.send).poll_write(cx, &self.rest))?;
+            self.rest.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes `bytes`, and keeps what QUIC has no room for.
+    fn poll_write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<Result<(), quinn::WriteError>> {
+        let mut left = bytes;
+        while !left.is_empty() {
+            match Pin::new(&mut self.send).poll_write(cx, left) {
+                Poll::Ready(written) => left = &left[written?..],
+                Poll::Pending => {
+                    self.rest = Bytes::copy_from_slice(left);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

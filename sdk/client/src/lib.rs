@@ -54,6 +54,7 @@ mod consumer;
 mod delivery;
 
 mod settle;
+mod settler;
 
 mod error;
 

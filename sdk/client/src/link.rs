@@ -1,7 +1,7 @@
 //! One connection to a broker: its greeting, its control stream, and who works on it.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use pointsman_protocol::admin::{Reply, Request};
@@ -10,7 +10,9 @@ use pointsman_protocol::limits;
 use pointsman_protocol::session::{Hello, Notice, Welcome};
 use quinn::{Endpoint, SendStream};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::task::AbortHandle;
 
+use crate::settler::Settler;
 use crate::transport::Target;
 use crate::wire::{self, FrameReader};
 use crate::{Error, lock};
@@ -23,10 +25,22 @@ pub(crate) struct Link {
     pub(crate) welcome: Welcome,
     endpoint: Endpoint,
     control: Control,
-    /// True when streams should finish what is in flight and go.
-    leaving: watch::Sender<bool>,
+    /// Writes for the consumers, in a task that ends with the link.
+    pub(crate) settler: Arc<Settler>,
+    settling: AbortHandle,
+    leaving: watch::Sender<Leaving>,
     /// How many streams work on it.
     streams: watch::Sender<usize>,
+}
+
+/// Whether streams should finish what is in flight and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    No,
+    /// To the next connection, as the broker asked for.
+    Asked,
+    /// For good, as the client is being closed.
+    Closed,
 }
 
 /// The control stream's ends, which one task drives.
@@ -59,6 +73,12 @@ impl Drop for StreamGuard<'_> {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.settling.abort();
+    }
+}
+
 impl Link {
     /// Connects and greets.
     pub(crate) async fn establish(
@@ -87,13 +107,16 @@ impl Link {
             server = welcome.server,
             "connected"
         );
+        let settler = Arc::<Settler>::default();
         let link = Link {
             generation,
             connection,
             welcome,
             endpoint,
             control: Control::default(),
-            leaving: watch::Sender::new(false),
+            settling: tokio::spawn(settler.clone().run()).abort_handle(),
+            settler,
+            leaving: watch::Sender::new(Leaving::No),
             streams: watch::Sender::new(0),
         };
         Ok((link, stream))
@@ -108,21 +131,33 @@ impl Link {
     /// After which generation to look for a link, for a stream that ended on this one: after this one when it is
     /// gone, or this very one again when only the stream is.
     pub(crate) fn generation_to_follow(&self) -> u64 {
-        match self.connection.close_reason().is_some() || *self.leaving.borrow() {
+        match self.connection.close_reason().is_some() || *self.leaving.borrow() != Leaving::No {
             true => self.generation,
             false => self.generation - 1,
         }
     }
 
-    /// Asks the streams to finish what is in flight and go.
-    pub(crate) fn leave(&self) {
-        self.leaving.send_replace(true);
+    /// Tells the streams to finish what is in flight and go.
+    pub(crate) fn leave(&self, leaving: Leaving) {
+        self.leaving.send_replace(leaving);
     }
 
-    /// Waits until the streams are asked to go.
+    /// Waits until the streams are to go to the next connection.
     pub(crate) async fn leaving(&self) {
-        // The sender lives in self, so this ends only with the value.
-        let _ = self.leaving.subscribe().wait_for(|leaving| *leaving).await;
+        self.wait_for_leaving(|leaving| leaving == Leaving::Asked).await;
+    }
+
+    /// Waits until the streams are to go, and says where.
+    pub(crate) async fn left(&self) -> Leaving {
+        self.wait_for_leaving(|leaving| leaving != Leaving::No).await
+    }
+
+    async fn wait_for_leaving(&self, is_time: impl Fn(Leaving) -> bool) -> Leaving {
+        let mut leaving = self.leaving.subscribe();
+        match leaving.wait_for(|leaving| is_time(*leaving)).await {
+            Ok(leaving) => *leaving,
+            Err(_) => unreachable!("the sender lives in self"),
+        }
     }
 
     /// Waits until no stream works on this link.

@@ -8,7 +8,7 @@ use pointsman_protocol::{ErrorBody, ErrorCode};
 use tokio::sync::{Notify, watch};
 
 use crate::Error;
-use crate::link::{ControlStream, Link};
+use crate::link::{ControlStream, Leaving, Link};
 use crate::notices::NoticeBoard;
 use crate::transport::Target;
 
@@ -136,11 +136,14 @@ impl Supervisor {
     /// Waits until there is a reason to leave the link, then until everybody has left it.
     async fn depart(&self, link: &Link, go_away: &Notify) -> Error {
         let error = tokio::select! {
-            () = self.closing() => Error::closed("client"),
+            () = self.closing() => {
+                link.leave(Leaving::Closed);
+                Error::closed("client")
+            }
             () = go_away.notified() => {
                 // No new work on this link; publishers stop writing and wait for their confirms.
                 self.state.send_replace(State::Down);
-                link.leave();
+                link.leave(Leaving::Asked);
                 Error::disconnected("the broker asked to go away")
             }
         };

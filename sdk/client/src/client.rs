@@ -301,7 +301,7 @@ impl ClientBuilder {
         let notices = Arc::new(NoticeBoard::default());
         let closing = watch::Sender::new(false);
         let state = watch::Sender::new(State::Up(link.clone()));
-        let links = Links::new(state.subscribe(), closing.subscribe());
+        let links = Links::new(state.subscribe());
         let supervisor = Supervisor {
             target,
             hello,

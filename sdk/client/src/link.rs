@@ -142,19 +142,10 @@ impl Link {
         self.leaving.send_replace(leaving);
     }
 
-    /// Waits until the streams are to go to the next connection.
-    pub(crate) async fn leaving(&self) {
-        self.wait_for_leaving(|leaving| leaving == Leaving::Asked).await;
-    }
-
     /// Waits until the streams are to go, and says where.
     pub(crate) async fn left(&self) -> Leaving {
-        self.wait_for_leaving(|leaving| leaving != Leaving::No).await
-    }
-
-    async fn wait_for_leaving(&self, is_time: impl Fn(Leaving) -> bool) -> Leaving {
         let mut leaving = self.leaving.subscribe();
-        match leaving.wait_for(|leaving| is_time(*leaving)).await {
+        match leaving.wait_for(|leaving| *leaving != Leaving::No).await {
             Ok(leaving) => *leaving,
             Err(_) => unreachable!("the sender lives in self"),
         }

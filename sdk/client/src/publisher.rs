@@ -9,7 +9,7 @@ use quinn::SendStream;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::confirm::{Batch, BatchConfirmation, Confirmation, Waiter};
-use crate::link::Link;
+use crate::link::{Leaving, Link};
 use crate::reconnect::{Backoff, Links};
 use crate::window::Window;
 use crate::wire::{self, FrameReader};
@@ -284,7 +284,7 @@ impl Shared {
     async fn run(self: Arc<Self>, links: Links, mut link: Arc<Link>, mut stream: Stream) {
         let end = loop {
             let guard = link.enter();
-            let error = self.work(&links, &link, stream).await;
+            let error = self.work(&link, stream).await;
             drop(guard);
             if !is_loss(&error) {
                 break error;
@@ -303,18 +303,20 @@ impl Shared {
     }
 
     /// Works on a stream until it is lost, left or no longer needed, and returns which.
-    async fn work(&self, links: &Links, link: &Link, stream: Stream) -> Error {
+    async fn work(&self, link: &Link, stream: Stream) -> Error {
         let Stream {
             mut send,
             mut receive,
         } = stream;
         tokio::select! {
+            biased;
             error = self.write(&mut send) => error,
             error = self.read(&mut receive) => error,
-            error = self.leave(link) => error,
-            error = self.drain(links) => {
-                // Everything is confirmed, so there is nothing to wait for; it fails only on a stream that is gone.
-                let _ = send.finish();
+            error = self.leave(link) => {
+                if matches!(error, Error::Closed { .. }) {
+                    // Everything is confirmed, so there is nothing to wait for; it fails only on a stream that is gone.
+                    let _ = send.finish();
+                }
                 error
             }
         }
@@ -368,22 +370,30 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until the link is to be left and nothing is in flight on it.
+    /// Waits until the stream is to be left and nothing is in flight on it, and says why.
     async fn leave(&self, link: &Link) -> Error {
-        link.leaving().await;
-        lock(&self.state).window.hold();
-        self.wait_until(Window::nothing_in_flight).await;
-        Error::disconnected("the broker asked to go away")
+        let closed = async {
+            self.closing.notified().await;
+            self.drain().await
+        };
+        tokio::select! {
+            biased;
+            leaving = link.left() => match leaving {
+                Leaving::Asked => {
+                    lock(&self.state).window.hold();
+                    self.wait_until(Window::nothing_in_flight).await;
+                    Error::disconnected("the broker asked to go away")
+                }
+                _ => self.drain().await,
+            },
+            error = closed => error,
+        }
     }
 
-    /// Waits until no more messages will come and all are confirmed.
-    async fn drain(&self, links: &Links) -> Error {
-        tokio::select! {
-            () = self.closing.notified() => {}
-            () = links.closing() => self.stop_taking(),
-        }
-        // For the next stream, should this one be lost while draining.
-        self.closing.notify_one();
+    /// Takes no more messages and waits until all are confirmed.
+    async fn drain(&self) -> Error {
+        // This also tells the next stream, should this one be lost meanwhile.
+        self.stop_taking();
         self.wait_until(Window::is_empty).await;
         Error::closed("publisher")
     }

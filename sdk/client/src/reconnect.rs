@@ -37,12 +37,11 @@ pub(crate) enum State {
 #[derive(Clone)]
 pub(crate) struct Links {
     state: watch::Receiver<State>,
-    closing: watch::Receiver<bool>,
 }
 
 impl Links {
-    pub(crate) fn new(state: watch::Receiver<State>, closing: watch::Receiver<bool>) -> Links {
-        Links { state, closing }
+    pub(crate) fn new(state: watch::Receiver<State>) -> Links {
+        Links { state }
     }
 
     /// Waits for the current link.
@@ -65,11 +64,6 @@ impl Links {
             Ok(State::Ended(error)) => Err(error.clone()),
             Ok(State::Down) | Err(_) => Err(Error::closed("client")),
         }
-    }
-
-    /// Waits until the client is being closed, or dropped.
-    pub(crate) async fn closing(&self) {
-        let _ = self.closing.clone().wait_for(|closing| *closing).await;
     }
 
     /// Waits until there will be no more links.

@@ -448,6 +448,37 @@ async fn an_acknowledgement_that_nobody_waits_for_travels_too() {
 }
 
 #[tokio::test]
+async fn a_consumer_whose_settlements_are_not_read_holds_up_no_other_and_loses_none() {
+    const MANY: u64 = 200;
+    let mut transport = quinn::TransportConfig::default();
+    // Room for a tenth of them.
+    transport.stream_receive_window(500u32.into());
+    let fake = Fake::start_with(transport);
+    let (client, peer) = fake.connected().await;
+    let (mut blocked, mut unread) = consumer(&client, &peer, 1_000).await;
+    let (mut other, mut read) = consumer(&client, &peer, 10).await;
+    // In turn, so that no two become a range.
+    let how = |tag: u64| [Settlement::Requeue, Settlement::Reject][tag as usize % 2];
+    for tag in 1..=MANY {
+        deliver(&mut unread, tag, 0, b"").await;
+        let delivery = blocked.recv().await.unwrap().unwrap();
+        delivery.nack(how(tag) == Settlement::Requeue);
+    }
+    for tag in 1..=3 {
+        deliver(&mut read, tag, 0, b"").await;
+        other.recv().await.unwrap().unwrap().ack();
+        other.flush().await.unwrap();
+        assert_eq!(read.take::<Settle>(Kind::Settle).await.0, tag);
+    }
+    assert!(blocked.flush().now_or_never().is_none(), "there is no room");
+    for tag in 1..=MANY {
+        let (first, settle, _) = unread.take::<Settle>(Kind::Settle).await;
+        assert_eq!((first, settle.count, settle.how), (tag, 1, how(tag)));
+    }
+    blocked.flush().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_consumer_without_acks_gives_credit_back_as_it_is_read() {
     let fake = Fake::start();
     let (client, peer) = fake.connected().await;

@@ -23,6 +23,10 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) fn start() -> Fake {
+        Fake::start_with(quinn::TransportConfig::default())
+    }
+
+    pub(crate) fn start_with(transport: quinn::TransportConfig) -> Fake {
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
@@ -42,7 +46,8 @@ impl Fake {
             )
             .unwrap();
         tls.alpn_protocols = vec![ALPN.to_vec()];
-        let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        config.transport_config(Arc::new(transport));
         let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         Fake {
             address: endpoint.local_addr().unwrap(),

@@ -90,8 +90,8 @@ impl Settler {
                 };
                 tokio::select! {
                     biased;
-                    () = self.wait() => {}
                     never = poll_fn(unblock) => match never {},
+                    () = self.wait() => {}
                 }
             }
             lock(&self.waiting).take(&mut due);

@@ -44,8 +44,21 @@ pub(crate) fn frames(input: &[u8]) -> bool {
         again.extend_from_slice(&frame.content);
     }
     assert_eq!(&again[..], &input[..again.len()]);
+    assert_eq!(shared(input), (whole.clone(), end.is_some()));
     assert_eq!(cut_into_bytes(input), (whole.clone(), end.is_some()));
     end.is_none() && !whole.is_empty()
+}
+
+fn shared(input: &[u8]) -> (Vec<Frame>, bool) {
+    let mut frames = Vec::new();
+    let mut bytes = Bytes::copy_from_slice(input);
+    loop {
+        match Frame::take_shared(&mut bytes, BODY_MAX) {
+            Ok(Some(frame)) => frames.push(frame),
+            Ok(None) => return (frames, false),
+            Err(_) => return (frames, true),
+        }
+    }
 }
 
 fn cut_into_bytes(input: &[u8]) -> (Vec<Frame>, bool) {

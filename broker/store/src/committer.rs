@@ -3,12 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pointsman_core::Record;
 
 use crate::error::StoreError;
 use crate::store::Store;
+use crate::syncer::{Promises, Syncer};
 
 /// Most commits that wait.
 const WAITING_COMMITS: usize = 1_024;
@@ -24,11 +25,12 @@ const HERE_BYTES: usize = 32 * 1024;
 /// step, and writing settlements.
 const CHORES_PAUSE: Duration = Duration::from_millis(20);
 
-/// The commit thread. Dropping it is [`Committer::stop`].
+/// The commit thread, and the one that syncs what may be synced later. Dropping it is [`Committer::stop`].
 pub struct Committer {
     store: Store,
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
+    syncer: Syncer,
 }
 
 /// What became of commits.
@@ -58,8 +60,8 @@ struct Waiting {
     bytes: usize,
     /// Whether the thread knows that there are chores.
     chores: bool,
-    /// When what was written must be synced, as far as that was promised.
-    sync_due: Option<Instant>,
+    /// A sync failed that nobody waits for.
+    sync_failed: Option<StoreError>,
     stopping: bool,
     failed: bool,
 }
@@ -71,7 +73,8 @@ struct Submitted {
 }
 
 impl Committer {
-    /// Starts the thread. `done` is called on it, in the order of commits, and should only pass on what it is told.
+    /// Starts the threads. `done` is called on the one that commits, in the order of commits, and should only pass on what it
+    /// is told.
     ///
     /// # Errors
     /// When the system has no thread to give.
@@ -81,9 +84,15 @@ impl Committer {
             arrived: Condvar::new(),
             room: Condvar::new(),
         });
+        let to_tell = queue.clone();
+        let syncer = Syncer::start(store.clone(), move |error| {
+            to_tell.lock().sync_failed = Some(error);
+            to_tell.arrived.notify_one();
+        })?;
         let worker = Worker {
             store: store.clone(),
             queue: queue.clone(),
+            promises: syncer.promises().clone(),
         };
         let thread = std::thread::Builder::new()
             .name("commit".to_owned())
@@ -92,6 +101,7 @@ impl Committer {
             store,
             queue,
             thread: Some(thread),
+            syncer,
         })
     }
 
@@ -122,7 +132,7 @@ impl Committer {
     }
 
     /// Makes a commit as durable as promised on the caller's thread, which saves waking two others: for one that is small
-    /// while nothing that was submitted is on its way. The commit thread syncs it if that may be later. Returns it otherwise,
+    /// while nothing that was submitted is on its way. If it may be synced later, the sync thread does. Returns it otherwise,
     /// and when the store failed at something else: submitting it then brings the word of that.
     ///
     /// # Errors
@@ -139,12 +149,9 @@ impl Committer {
             Err(StoreError::Stopped(_)) => return Ok(Some(records)),
             applied => applied?,
         }
+        self.syncer.promises().sync_within(sync);
         let chores = self.store.chores().are_there();
-        let mut waiting = self.queue.lock();
-        let is_news = (chores && !waiting.chores) | waiting.sync_within(sync);
-        waiting.chores |= chores;
-        drop(waiting);
-        if is_news {
+        if chores && !std::mem::replace(&mut self.queue.lock().chores, true) {
             self.queue.arrived.notify_one();
         }
         Ok(None)
@@ -159,7 +166,7 @@ impl Committer {
         self.store.write_out()
     }
 
-    /// Writes what waits, syncs, and ends the thread.
+    /// Writes what waits, syncs, and ends the threads.
     pub fn stop(self) {
         drop(self);
     }
@@ -167,6 +174,8 @@ impl Committer {
 
 impl Drop for Committer {
     fn drop(&mut self) {
+        // The commit thread syncs all at its end.
+        self.syncer.stop();
         self.queue.lock().stopping = true;
         self.queue.arrived.notify_one();
         if let Some(thread) = self.thread.take()
@@ -184,18 +193,6 @@ impl Queue {
 }
 
 impl Waiting {
-    /// Notes how soon what was just written must be synced. Answers whether the thread would sleep too long otherwise.
-    fn sync_within(&mut self, within: Option<Duration>) -> bool {
-        let due = within
-            .filter(|within| !within.is_zero())
-            .map(|within| Instant::now() + within);
-        let is_sooner = due.is_some_and(|due| self.sync_due.is_none_or(|before| due < before));
-        if is_sooner {
-            self.sync_due = due;
-        }
-        is_sooner
-    }
-
     fn takes(&self, bytes: usize) -> bool {
         self.commits.is_empty()
             || (self.commits.len() < WAITING_COMMITS && self.bytes + bytes <= WAITING_BYTES)
@@ -221,6 +218,7 @@ fn weight(records: &[Record]) -> usize {
 struct Worker {
     store: Store,
     queue: Arc<Queue>,
+    promises: Promises,
 }
 
 impl Worker {
@@ -238,19 +236,13 @@ impl Worker {
 
     fn work(&self, group: &mut Vec<Submitted>, done: &mut impl FnMut(Done)) -> Result<(), StoreError> {
         loop {
-            let stopping = self.next_group(group);
+            let stopping = self.next_group(group)?;
             if let Some(last) = group.last() {
                 let through = last.number;
                 let commits: Vec<&[Record]> = group.iter().map(|commit| commit.records.as_slice()).collect();
                 let soonest = group.iter().filter_map(|commit| commit.sync).min();
-                let sync = soonest == Some(Duration::ZERO);
-                self.store.apply(&commits, sync)?;
-                let mut waiting = self.queue.lock();
-                if sync {
-                    waiting.sync_due = None;
-                }
-                waiting.sync_within(soonest);
-                drop(waiting);
+                self.store.apply(&commits, soonest == Some(Duration::ZERO))?;
+                self.promises.sync_within(soonest);
                 done(Done::Durable { through });
                 group.clear();
             } else {
@@ -260,9 +252,7 @@ impl Worker {
                 }
             }
             self.store.begin_to_write();
-            // Taken first: what is written from here on is due anew.
-            let is_due = self.queue.lock().sync_due.take_if(|due| *due <= Instant::now());
-            if stopping || is_due.is_some() {
+            if stopping {
                 self.store.sync()?;
             }
             if stopping && group.is_empty() && self.queue.lock().commits.is_empty() {
@@ -271,8 +261,11 @@ impl Worker {
         }
     }
 
-    /// Takes all that waits, once there is something or a sync is due or chores are. Answers whether the thread shall end.
-    fn next_group(&self, group: &mut Vec<Submitted>) -> bool {
+    /// Takes all that waits, once there is something or chores are. Answers whether the thread shall end.
+    ///
+    /// # Errors
+    /// When a sync failed that nobody waits for.
+    fn next_group(&self, group: &mut Vec<Submitted>) -> Result<bool, StoreError> {
         let mut waiting = self.queue.lock();
         waiting.chores = false;
         drop(waiting);
@@ -280,34 +273,26 @@ impl Worker {
         let chores = self.store.chores().are_there();
         waiting = self.queue.lock();
         waiting.chores |= chores;
-        while waiting.commits.is_empty() && !waiting.stopping {
-            let pause = waiting.chores.then_some(CHORES_PAUSE);
-            let sync_due = waiting
-                .sync_due
-                .map(|due| due.saturating_duration_since(Instant::now()));
-            let timeout = pause.into_iter().chain(sync_due).min();
-            let Some(timeout) = timeout else {
-                waiting = self
-                    .queue
-                    .arrived
-                    .wait(waiting)
-                    .unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            waiting = self
-                .queue
-                .arrived
-                .wait_timeout(waiting, timeout)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-            break;
+        while waiting.commits.is_empty() && !waiting.stopping && waiting.sync_failed.is_none() {
+            let arrived = &self.queue.arrived;
+            if waiting.chores {
+                waiting = arrived
+                    .wait_timeout(waiting, CHORES_PAUSE)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+                break;
+            }
+            waiting = arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(error) = waiting.sync_failed.take() {
+            return Err(error);
         }
         std::mem::swap(group, &mut waiting.commits);
         waiting.bytes = 0;
         let stopping = waiting.stopping;
         drop(waiting);
         self.queue.room.notify_all();
-        stopping
+        Ok(stopping)
     }
 
     /// Lets nobody wait for a thread that writes no more.

@@ -1,9 +1,11 @@
 //! Faults on request: each place where the store writes, syncs or reads asks here first, so that a test can make
-//! exactly that one fail. Without a fault it costs one relaxed load.
+//! exactly that one fail, or take as long as it likes. Without a fault it costs one relaxed load.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// A place where the disk can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +50,49 @@ struct Inner {
 struct Planned {
     site: Site,
     skip: u64,
-    kind: io::ErrorKind,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    Failure(io::ErrorKind),
+    /// Says that somebody is there, and waits until the other end is gone.
+    Hold(Sender<()>, Receiver<()>),
+}
+
+/// Who visits a site is held there until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    arrived: Receiver<()>,
+    _release: Sender<()>,
+}
+
+impl Held {
+    /// Waits until somebody is held, as long as that patience lasts; says whether somebody is.
+    pub fn wait(&self, patience: Duration) -> bool {
+        self.arrived.recv_timeout(patience).is_ok()
+    }
 }
 
 impl Faults {
     /// Lets the next visit of `site` after `skip` more fail with an error of `kind`, once.
     pub fn fail(&self, site: Site, skip: u64, kind: io::ErrorKind) {
-        self.plan().push(Planned { site, skip, kind });
+        self.add(site, skip, Fault::Failure(kind));
+    }
+
+    /// Holds the next visit of `site`, once.
+    pub fn hold(&self, site: Site) -> Held {
+        let (arrive, arrived) = channel();
+        let (release, released) = channel();
+        self.add(site, 0, Fault::Hold(arrive, released));
+        Held {
+            arrived,
+            _release: release,
+        }
+    }
+
+    fn add(&self, site: Site, skip: u64, fault: Fault) {
+        self.plan().push(Planned { site, skip, fault });
         self.0.armed.store(true, Ordering::Release);
     }
 
@@ -70,9 +108,18 @@ impl Faults {
             plan[at].skip -= 1;
             return Ok(());
         }
-        let kind = plan.remove(at).kind;
+        let fault = plan.remove(at).fault;
         self.0.armed.store(!plan.is_empty(), Ordering::Release);
-        Err(io::Error::new(kind, format!("injected at {site:?}")))
+        drop(plan);
+        match fault {
+            Fault::Failure(kind) => Err(io::Error::new(kind, format!("injected at {site:?}"))),
+            Fault::Hold(arrive, released) => {
+                // Whoever asked for it may be gone.
+                let _ = arrive.send(());
+                let _ = released.recv();
+                Ok(())
+            }
+        }
     }
 
     fn plan(&self) -> std::sync::MutexGuard<'_, Vec<Planned>> {

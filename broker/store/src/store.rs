@@ -132,12 +132,14 @@ impl Store {
         let mut writer = self.writer();
         let writer = &mut *writer;
         writer.usable()?;
-        let result = self.write(writer, commits).and_then(|()| match sync {
-            true => self.sync_wal(writer),
-            false if commits.iter().copied().flatten().any(is_promised) => {
-                writer.wal.write_out().map_err(write_failed)
+        let is_promised = || commits.iter().copied().flatten().any(is_promised);
+        let result = self.append(writer, commits).and_then(|in_memory| {
+            match sync {
+                true => self.sync_wal(writer)?,
+                false if is_promised() => writer.wal.write_out().map_err(write_failed)?,
+                false => {}
             }
-            false => Ok(()),
+            self.flush_if_full(writer, in_memory)
         });
         if let Err(error) = &result {
             writer.fail(error);
@@ -149,14 +151,27 @@ impl Store {
         result
     }
 
-    /// Syncs what was written so far.
+    /// Syncs what was written so far, while others write.
     ///
     /// # Errors
     /// As [`Store::apply`].
     pub fn sync(&self) -> Result<(), StoreError> {
         let mut writer = self.writer();
         writer.usable()?;
-        self.sync_wal(&mut writer).inspect_err(|error| writer.fail(error))
+        let sequence = writer.progress.sequence;
+        if writer.progress.synced == sequence {
+            return Ok(());
+        }
+        let begun = writer.wal.begin_to_sync().map_err(write_failed);
+        let unsynced = begun.inspect_err(|error| writer.fail(error))?;
+        drop(writer);
+        let synced = self.timed(|| unsynced.sync());
+        let mut writer = self.writer();
+        let marked = synced.and_then(|()| {
+            writer.wal.synced(&unsynced);
+            self.mark(&mut writer, sequence)
+        });
+        marked.inspect_err(|error| writer.fail(error))
     }
 
     /// Reads index entries of a queue in order: from the one that holds `from`, or the first behind it, to the last
@@ -370,6 +385,12 @@ impl Store {
     }
 
     pub(crate) fn write(&self, writer: &mut Writer, commits: &[&[Record]]) -> Result<(), StoreError> {
+        let in_memory = self.append(writer, commits)?;
+        self.flush_if_full(writer, in_memory)
+    }
+
+    /// Adds a batch. Returns how many bytes are in memory then.
+    fn append(&self, writer: &mut Writer, commits: &[&[Record]]) -> Result<u64, StoreError> {
         self.0.tables.check()?;
         for record in commits.iter().copied().flatten() {
             self.stage(writer, record)?;
@@ -403,7 +424,7 @@ impl Store {
         if writer.reclaim.waiting && writer.wants_reclaim(&self.0.options) {
             self.0.reclaimable.notify_all();
         }
-        self.flush_if_full(writer, in_memory as u64)
+        Ok(in_memory as u64)
     }
 
     /// Begins to write tables when memory or the log are full. While tables are being written already, both may get as
@@ -419,14 +440,15 @@ impl Store {
         Ok(())
     }
 
-    /// What goes to tables is synced before.
+    /// What goes to tables is synced before, by the thread that writes them.
     pub(crate) fn seal(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        if writer.progress.synced < writer.progress.sequence {
-            self.sync_wal(writer)?;
-        }
+        let unsynced = match writer.progress.synced < writer.progress.sequence {
+            true => Some(writer.wal.begin_to_sync().map_err(write_failed)?),
+            false => None,
+        };
         let block = writer.wal.end();
         let log_bytes = (block - writer.sealed_block) * wal::BLOCK as u64;
-        self.0.tables.seal(block, log_bytes)?;
+        self.0.tables.seal(block, log_bytes, unsynced)?;
         writer.sealed_block = block;
         Ok(())
     }
@@ -436,11 +458,22 @@ impl Store {
         if writer.progress.synced == writer.progress.sequence {
             return Ok(());
         }
+        self.timed(|| writer.wal.sync())?;
+        self.mark(writer, writer.progress.sequence)
+    }
+
+    /// Notes how long a sync takes.
+    fn timed(&self, sync: impl FnOnce() -> io::Result<()>) -> Result<(), StoreError> {
         let began = Instant::now();
         self.0.options.faults.visit(Site::Sync).map_err(sync_failed)?;
-        writer.wal.sync().map_err(sync_failed)?;
+        sync().map_err(sync_failed)?;
         self.0.figures.synced(began.elapsed());
-        writer.progress.synced = writer.progress.sequence;
+        Ok(())
+    }
+
+    /// Notes that this batch is synced, if none behind it is.
+    fn mark(&self, writer: &mut Writer, sequence: u64) -> Result<(), StoreError> {
+        writer.progress.synced = writer.progress.synced.max(sequence);
         self.0.options.faults.visit(Site::Mark).map_err(write_failed)?;
         let marked = writer.marked();
         writer.mark.write(marked).map_err(write_failed)
@@ -576,7 +609,7 @@ pub(crate) fn write_failed(error: impl Into<fjall::Error>) -> StoreError {
 }
 
 /// Whatever the reason: what was written before may be gone, though the system took it.
-fn sync_failed(error: impl Into<fjall::Error>) -> StoreError {
+pub(crate) fn sync_failed(error: impl Into<fjall::Error>) -> StoreError {
     match error.into() {
         fjall::Error::Io(e) => StoreError::Sync(e.to_string()),
         other => StoreError::Sync(other.to_string()),

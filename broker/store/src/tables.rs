@@ -23,8 +23,8 @@ use crate::kept::{Kept, Plan};
 use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::staged::{Changes, Keyspaces, Table, Value};
-use crate::store::{chunk_damage, read_from, write_failed};
-use crate::wal::{Extent, Room};
+use crate::store::{chunk_damage, read_from, sync_failed, write_failed};
+use crate::wal::{Extent, Room, Unsynced};
 
 /// Most entries of memtables that a scan takes at once.
 const SCAN_ENTRIES: usize = 1_024;
@@ -90,6 +90,8 @@ struct Sealed {
     block: u64,
     /// Bytes of the log that its batches take.
     log_bytes: u64,
+    /// What of them is to be synced before.
+    unsynced: Option<Unsynced>,
 }
 
 /// What the thread does.
@@ -194,18 +196,25 @@ impl Tables {
         self.shared.memtables().sealed.is_some()
     }
 
-    /// Has everything so far written to tables; `block` is where the last batch ends in the log, and it is synced. So many
-    /// bytes of the log are of batches behind those that were sealed before. Waits for them, and not for this.
+    /// Has everything so far written to tables. `block` is where the last batch ends in the log, `unsynced` what is to be synced
+    /// before, and so many bytes of the log are of batches behind those that were sealed before. Waits for them, and not for
+    /// this.
     ///
     /// # Errors
     /// When a flush failed, now or before.
-    pub(crate) fn seal(&self, block: u64, log_bytes: u64) -> Result<(), StoreError> {
+    pub(crate) fn seal(
+        &self,
+        block: u64,
+        log_bytes: u64,
+        unsynced: Option<Unsynced>,
+    ) -> Result<(), StoreError> {
         let mut memtables = self.shared.flushed()?;
         let memtable = std::mem::take(&mut memtables.active);
         memtables.sealed = Some(Arc::new(Sealed {
             memtable,
             block,
             log_bytes,
+            unsynced,
         }));
         drop(memtables);
         self.shared.changed.notify_all();
@@ -276,6 +285,9 @@ impl Shared {
             // A panic must not leave writers waiting for ever.
             let flushed = catch_unwind(AssertUnwindSafe(|| {
                 let may_wait = || !self.memtables().stopping;
+                if let Some(unsynced) = &sealed.unsynced {
+                    self.to.sync(unsynced)?;
+                }
                 self.to.flush(&sealed.memtable, sealed.log_bytes, may_wait)?;
                 self.release(room, sealed.block).map_err(write_failed)
             }));
@@ -404,6 +416,12 @@ impl Flushed {
             other => other,
         });
         Ok(value?.map(Value::from))
+    }
+
+    /// Makes durable what goes to tables: of a message they may have the place and not the content, until they have both.
+    fn sync(&self, unsynced: &Unsynced) -> Result<(), StoreError> {
+        self.options.faults.visit(Site::Sync).map_err(sync_failed)?;
+        unsynced.sync().map_err(sync_failed)
     }
 
     /// Writes a memtable, which came to so many bytes of the log, to tables, those of the state last. Where too many wait to

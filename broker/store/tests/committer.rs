@@ -125,6 +125,32 @@ fn an_interval_syncs_by_itself_and_nothing_waits_for_it() {
 }
 
 #[test]
+fn while_an_interval_is_synced_others_write_and_sync() {
+    let (_dir, store) = open(Options::default());
+    let syncs = figure(&store, "syncs");
+    let (committer, told) = start(&store);
+    let held = store.faults().hold(Site::Sync);
+    committer.submit(1, append(1, 10), Some(Duration::from_millis(1)));
+    assert!(matches!(told.recv().unwrap(), Done::Durable { through: 1 }));
+    assert!(held.wait(Duration::from_secs(20)));
+    let hour = Some(Duration::from_secs(3_600));
+    let (tell, done) = channel();
+    std::thread::spawn(move || {
+        assert_eq!(committer.commit_here(append(2, 10), hour).unwrap(), None);
+        committer.submit(2, append(3, 10), hour);
+        assert!(matches!(told.recv().unwrap(), Done::Durable { through: 2 }));
+        committer.submit(3, append(4, 10), NOW);
+        assert!(matches!(told.recv().unwrap(), Done::Durable { through: 3 }));
+        tell.send(committer).unwrap();
+    });
+    let committer = done.recv_timeout(Duration::from_secs(20)).expect("nobody waits");
+    assert_eq!(figure(&store, "syncs"), syncs + 1);
+    drop(held);
+    committer.stop();
+    assert_eq!(figure(&store, "syncs"), syncs + 2);
+}
+
+#[test]
 fn the_soonest_promise_of_all_that_is_written_is_kept() {
     let (_dir, store) = open(Options::default());
     store.faults().fail(Site::Sync, 0, ErrorKind::Other);

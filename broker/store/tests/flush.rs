@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{QUEUE, entry, messages};
 use pointsman_core::commit::IndexEntry;
@@ -210,6 +211,36 @@ fn a_flush_that_fails_between_any_two_keyspaces_loses_and_brings_back_nothing() 
         check(&store, &left, 1_000);
         check_tables(&store, &left);
     }
+}
+
+#[test]
+fn what_goes_to_tables_is_synced_before_and_nobody_waits_for_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &options());
+    let held = store.faults().hold(Site::Sync);
+    let mut left = Left::new();
+    let mut put = |bases: std::ops::Range<u64>| {
+        for base in bases.step_by(2) {
+            store.apply(&[&messages(chunk(base))], false).unwrap();
+            left.insert(base, [true; 2]);
+        }
+    };
+    put(0..100);
+    assert!(held.wait(Duration::from_secs(20)), "nobody syncs");
+    put(100..120);
+    for table in ["log", "index", "state"] {
+        assert_eq!(figure(&store, &format!("{table}_table_bytes")), 0, "{table}");
+    }
+    drop(held);
+    store.flush().unwrap();
+    check_tables(&store, &left);
+
+    store.faults().fail(Site::Sync, 0, ErrorKind::Other);
+    let told = (120..)
+        .step_by(2)
+        .take(1_000)
+        .find_map(|base| store.apply(&[&messages(chunk(base))], false).err());
+    assert!(matches!(told, Some(StoreError::Sync(_))), "{told:?}");
 }
 
 #[test]

@@ -117,6 +117,24 @@ impl Room {
     }
 }
 
+/// What was written up to some time and may not be on disk.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    /// Segments that nothing more is written to.
+    full: Vec<Arc<Segment>>,
+    current: Arc<Segment>,
+}
+
+impl Unsynced {
+    /// Makes it durable, while others write and sync.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.full
+            .iter()
+            .chain([&self.current])
+            .try_for_each(|segment| segment.sync_aside())
+    }
+}
+
 /// What is in the system's cache and may not be on disk.
 #[derive(Debug)]
 pub(crate) struct Cached {
@@ -240,6 +258,26 @@ impl Wal {
         }
         self.cached = 0..0;
         self.current.1.sync()
+    }
+
+    /// Writes what was appended so far, and answers what makes it durable.
+    ///
+    /// # Errors
+    /// As [`Wal::append`].
+    pub(crate) fn begin_to_sync(&mut self) -> io::Result<Unsynced> {
+        self.write_out()?;
+        self.syncs += 1;
+        self.cached = 0..0;
+        Ok(Unsynced {
+            full: self.unsynced.clone(),
+            current: self.current.1.clone(),
+        })
+    }
+
+    /// That is durable. More may have been written to the segment that was the current one then.
+    pub(crate) fn synced(&mut self, synced: &Unsynced) {
+        self.unsynced
+            .retain(|segment| !synced.full.iter().any(|full| Arc::ptr_eq(full, segment)));
     }
 
     /// The block behind the next batch, if it is of these changes and one whose key and value have that length together.

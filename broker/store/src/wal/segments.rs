@@ -340,6 +340,12 @@ impl Segment {
         self.direct.sync_data()
     }
 
+    /// As [`Segment::sync`], for who syncs while others do: the system tells an error once to each open file, so neither
+    /// takes the error that is the other's.
+    pub(super) fn sync_aside(&self) -> io::Result<()> {
+        self.cached.sync_data()
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.direct.metadata()?.len())
     }

@@ -97,6 +97,29 @@ fn what_is_not_written_yet_is_written_with_what_follows() {
 }
 
 #[test]
+fn a_sync_beside_writes_leaves_what_was_written_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wal = create(folder.path());
+    let of_segment = SHORT as usize * PAYLOAD - batch::FIXED - 100;
+    append(&mut wal, 1, 0, &batch(1, of_segment));
+    append(&mut wal, 2, 0, &batch(2, 5));
+    assert_eq!(wal.unsynced.len(), 1, "the second is in another segment");
+    let begun = wal.begin_to_sync().unwrap();
+    append(&mut wal, 3, 0, &batch(3, of_segment));
+    assert_eq!(wal.unsynced.len(), 2);
+    begun.sync().unwrap();
+    wal.synced(&begun);
+    assert_eq!(wal.unsynced.len(), 1, "the third is in the second segment too");
+    assert!(Arc::ptr_eq(&wal.unsynced[0], &begun.current));
+
+    // One that syncs all meanwhile has done the rest.
+    let begun = wal.begin_to_sync().unwrap();
+    wal.sync().unwrap();
+    wal.synced(&begun);
+    assert!(wal.unsynced.is_empty());
+}
+
+#[test]
 fn a_batch_longer_than_what_is_written_at_once_is_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut wal = create(folder.path());

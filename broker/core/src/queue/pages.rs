@@ -57,7 +57,8 @@ pub(super) struct Pages {
     back: VecDeque<PlacedRun>,
     tail: u64,
     runs_max: usize,
-    reading: bool,
+    /// Where the read ends that the store was asked for. The gap may have grown since then.
+    reading: Option<u64>,
 }
 
 /// What is next.
@@ -82,7 +83,7 @@ impl Pages {
             back: VecDeque::new(),
             tail,
             runs_max,
-            reading: false,
+            reading: None,
         }
     }
 
@@ -166,7 +167,7 @@ impl Pages {
     /// Everything below `head` is settled: what of it is in the store only is not read any more.
     pub(super) fn settled_below(&mut self, head: u64) {
         let from = head.min(self.back_first);
-        if self.front.is_empty() && !self.reading && self.front_end < from {
+        if self.front.is_empty() && self.reading.is_none() && self.front_end < from {
             self.front_end = from;
             self.cursor = self.cursor.max(from);
         }
@@ -174,8 +175,8 @@ impl Pages {
 
     /// Asks the store for the beginning of the gap, unless it was asked already.
     pub(super) fn read(&mut self, queue: QueueId, commit: &mut Commit) {
-        if !self.reading {
-            self.reading = true;
+        if self.reading.is_none() {
+            self.reading = Some(self.back_first);
             commit.effects.push(Effect::ReadIndex {
                 queue,
                 from: Position(self.front_end),
@@ -185,13 +186,12 @@ impl Pages {
         }
     }
 
-    /// Takes in what the store has of the gap. Entries that are not in order end the answer: what follows counts as
-    /// missing, like positions no entry names.
+    /// Takes in what the store has of the gap as it was when it was asked. Entries that are not in order end the answer: what
+    /// follows counts as missing, like positions no entry names.
     pub(super) fn fill(&mut self, from: Position, entries: Vec<IndexEntry>) {
-        if !self.reading || from.0 != self.front_end {
+        let Some(to) = self.reading.take_if(|_| from.0 == self.front_end) else {
             return;
-        }
-        self.reading = false;
+        };
         for entry in entries {
             let Some(last) = entry
                 .count()
@@ -211,7 +211,7 @@ impl Pages {
             self.fill_entry(from, &entry.runs);
         }
         if self.front.is_empty() {
-            self.front_end = self.back_first;
+            self.front_end = to;
         }
     }
 
@@ -227,5 +227,43 @@ impl Pages {
             }
         }
         self.front_end = entry.last + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Lane, Offset};
+
+    fn run(chunk: u64) -> Run {
+        Run {
+            lane: Lane::Queues,
+            chunk: Offset(chunk),
+            record: 0,
+            count: 1,
+        }
+    }
+
+    /// What the store is asked for.
+    fn asked(pages: &mut Pages) -> Option<(u64, u64)> {
+        let mut commit = Commit::default();
+        pages.read(QueueId(1), &mut commit);
+        match commit.effects[..] {
+            [Effect::ReadIndex { from, to, .. }] => Some((from.0, to.0)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_joins_the_gap_while_it_is_read_is_read_though_nothing_was_left_of_the_rest() {
+        let mut pages = Pages::new(0, 2, 1);
+        assert_eq!(asked(&mut pages), Some((0, 2)));
+        pages.push(&[run(10)], 0);
+        pages.push(&[run(11)], 0);
+        pages.fill(Position(0), Vec::new());
+        assert_eq!(pages.next(), Next::InStore);
+        assert_eq!(asked(&mut pages), Some((2, 3)));
+        pages.fill(Position(2), Vec::new());
+        assert!(matches!(pages.next(), Next::Run(placed) if placed.run == run(11)));
     }
 }

@@ -11,7 +11,7 @@ mod world;
 use world::{Figures, World};
 
 const STEPS: u32 = 1_500;
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 500;
 
 fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;

@@ -431,8 +431,9 @@ impl Model {
     }
 
     /// What a crash leaves of it: consumers and transient queues are gone, what was out is ready again, and a purge
-    /// stands where the store says.
-    pub(crate) fn crash(&mut self, store: &SimStore, now: u64) {
+    /// stands where the store says. What was over by the latest time there was may have expired, though the clock was set
+    /// back since.
+    pub(crate) fn crash(&mut self, store: &SimStore, latest: u64) {
         self.consumers.clear();
         for (id, stream) in &mut self.streams {
             stream.crash();
@@ -451,7 +452,8 @@ impl Model {
             (queue.expired, queue.unsure) = (0, 0);
             for (position, entry) in queue.entries.iter_mut().enumerate() {
                 entry.overdue = false;
-                let may_be_over = position < below || entry.deadline.is_some_and(|deadline| deadline <= now);
+                let may_be_over =
+                    position < below || entry.deadline.is_some_and(|deadline| deadline <= latest);
                 if may_be_over && store.is_settled(id, position as u64) {
                     self.gone.push((id, entry.uid));
                     entry.state = State::Settled;

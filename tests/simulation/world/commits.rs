@@ -42,6 +42,7 @@ pub(super) struct Pending {
 impl World {
     pub(super) fn finish(&mut self) {
         self.more = self.broker.finish(self.now, &mut self.commit);
+        self.latest = self.latest.max(self.now);
         let commit = std::mem::take(&mut self.commit);
         format!("{commit:?}").hash(&mut self.hash);
         for (id, queue) in &self.broker.topology().queues {
@@ -380,7 +381,7 @@ impl World {
         let restored = Broker::restore_with_bounds(self.store.restored(), self.bounds);
         self.broker = restored.expect("what was written fits together");
         self.model = self.durable.clone();
-        self.model.crash(&self.store, self.now);
+        self.model.crash(&self.store, self.latest);
         self.seen.extend(self.model.gone.drain(..));
         self.durable = self.model.clone();
         self.synced = (self.store.clone(), self.model.clone());

@@ -59,6 +59,8 @@ const PUBLISHERS: u8 = 3;
 pub(crate) struct World {
     rng: fastrand::Rng,
     now: u64,
+    /// The latest time there ever was: the clock may be set back.
+    latest: u64,
     bounds: Bounds,
     broker: Broker,
     commit: Commit,
@@ -171,6 +173,7 @@ impl World {
         let mut world = World {
             rng,
             now: 1_700_000_000_000,
+            latest: 0,
             bounds,
             broker: Broker::with_bounds(bounds),
             commit: Commit::default(),

@@ -12,6 +12,7 @@ mod command_line;
 mod confirms;
 mod consumers;
 mod credit;
+mod crowds;
 mod delays;
 mod disk_full;
 mod durability;

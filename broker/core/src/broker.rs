@@ -16,7 +16,7 @@ use crate::input::Input;
 use crate::limits::Bounds;
 use crate::log::Log;
 use crate::publisher::Publishers;
-use crate::queue::{Queue, Turn};
+use crate::queue::{Deliveries, Queue, Turn};
 use crate::stream::Stream;
 use crate::topology::Topology;
 
@@ -25,7 +25,7 @@ use crate::topology::Topology;
 /// - [`Broker::handle`] takes one input. What it changes goes to the commit as records, what may be seen of it as
 ///   effects.
 /// - [`Broker::finish`] ends a turn: it closes the chunks, hands out deliveries, and writes once a turn what would
-///   otherwise be written once a message. The commit is complete then.
+///   otherwise be written once a message. The commit is complete then. [`Broker::finish_withholding`] hands out nothing.
 /// - [`Broker::poll_timeout`] says when a turn is due though nothing comes in.
 /// - [`Broker::topology`] and [`Broker::totals`] look.
 ///
@@ -50,6 +50,8 @@ pub struct Broker {
     pub(crate) bounds: Bounds,
     /// Queues that want a turn, in the order they came to want it.
     listed: Vec<QueueId>,
+    /// Queues with something to hand out that was withheld.
+    withheld: BTreeSet<QueueId>,
     /// Settled runs on their way from a consumer to its queue; empty between inputs.
     pub(crate) taken: Vec<Unsettled>,
     pub(crate) published: u64,
@@ -135,6 +137,7 @@ impl Broker {
             log: Log::new([Offset(0); 2], bounds.cache_bytes, bounds.memory_bytes),
             bounds,
             listed: Vec::new(),
+            withheld: BTreeSet::new(),
             taken: Vec::new(),
             published: 0,
             delivered: 0,
@@ -264,6 +267,25 @@ impl Broker {
     /// Ends a turn. Returns whether another one would do more without any input; the driver then takes it soon, but
     /// after what waits in its mailbox.
     pub fn finish(&mut self, now: u64, commit: &mut Commit) -> bool {
+        for id in std::mem::take(&mut self.withheld) {
+            self.list(id);
+        }
+        self.end_turn(now, Deliveries::HandOut, commit)
+    }
+
+    /// As [`Broker::finish`], but hands out no deliveries: those that could be are handed out by the next turn that ends with
+    /// `finish`. The driver takes that once clients can be sent more; until then [`Broker::withholds`] says that there is
+    /// reason to.
+    pub fn finish_withholding(&mut self, now: u64, commit: &mut Commit) -> bool {
+        self.end_turn(now, Deliveries::Withhold, commit)
+    }
+
+    /// Whether there may be deliveries that were withheld.
+    pub fn withholds(&self) -> bool {
+        !self.withheld.is_empty()
+    }
+
+    fn end_turn(&mut self, now: u64, deliveries: Deliveries, commit: &mut Commit) -> bool {
         self.log.seal(commit);
         let more = self.fire(now, commit);
         self.write_due(now, commit);
@@ -275,9 +297,9 @@ impl Broker {
         }
         for id in std::mem::take(&mut self.listed) {
             if self.streams.contains_key(&id) {
-                self.stream_turn(id, now, commit);
+                self.stream_turn(id, now, deliveries, commit);
             } else {
-                self.queue_turn(id, commit);
+                self.queue_turn(id, deliveries, commit);
             }
         }
         self.log.finish(commit);
@@ -286,13 +308,14 @@ impl Broker {
         more || !self.listed.is_empty()
     }
 
-    fn queue_turn(&mut self, id: QueueId, commit: &mut Commit) {
+    fn queue_turn(&mut self, id: QueueId, deliveries: Deliveries, commit: &mut Commit) {
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
         queue.listed = false;
         queue.index(commit);
         let more = queue.turn(&mut Turn {
+            deliveries,
             consumers: &mut self.consumers,
             log: &mut self.log,
             bounds: &self.bounds,
@@ -300,6 +323,9 @@ impl Broker {
             delivered: &mut self.delivered,
         });
         queue.write(commit);
+        if deliveries == Deliveries::Withhold && queue.has_takers() {
+            self.withheld.insert(id);
+        }
         if queue.is_drained() {
             if queue.durable() {
                 commit.records.push(Record::QueueGone { queue: id });
@@ -311,7 +337,7 @@ impl Broker {
         }
     }
 
-    fn stream_turn(&mut self, id: QueueId, now: u64, commit: &mut Commit) {
+    fn stream_turn(&mut self, id: QueueId, now: u64, deliveries: Deliveries, commit: &mut Commit) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -321,6 +347,7 @@ impl Broker {
         let more = stream.turn(
             now,
             &mut Turn {
+                deliveries,
                 consumers: &mut self.consumers,
                 log: &mut self.log,
                 bounds: &self.bounds,
@@ -329,6 +356,9 @@ impl Broker {
             },
         );
         stream.write(commit);
+        if deliveries == Deliveries::Withhold && stream.has_takers() {
+            self.withheld.insert(id);
+        }
         let (due, drained) = (stream.due, stream.is_drained());
         if let Some(before) = before {
             self.deadlines.remove(&(before, id));

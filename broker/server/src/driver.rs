@@ -57,6 +57,8 @@ struct Pending {
     /// Whether somebody asked and is answered: what the answer tells is written, or a killed broker would come back to what
     /// was before.
     answers: bool,
+    /// How many consumers' sessions have something to write for it.
+    visits: usize,
     /// Given back when this is dropped.
     _permits: Permits,
 }
@@ -112,6 +114,7 @@ impl Driver {
                 commit: 0,
                 effects,
                 answers: false,
+                visits: 0,
                 _permits: Permits::new(),
             }]),
             submitted: 0,
@@ -159,7 +162,14 @@ impl Driver {
     /// Whether a turn would do something.
     fn has_work(&self) -> bool {
         let is_due = || self.broker.poll_timeout().is_some_and(|due| due <= now());
-        self.more || !self.waiting.is_empty() || is_due()
+        let may_deliver = || self.broker.withholds() && self.may_deliver();
+        self.more || !self.waiting.is_empty() || may_deliver() || is_due()
+    }
+
+    /// Whether sessions have written most of what was handed out; otherwise they will say when they have.
+    fn may_deliver(&self) -> bool {
+        let on_its_way = self.pending.iter().map(|pending| pending.visits).sum();
+        self.outbox.has_room(on_its_way)
     }
 
     /// Whether a turn may be made, which can end in a commit.
@@ -176,6 +186,8 @@ impl Driver {
             }
             Mail::StoreFailed(error) => return Err(error),
             Mail::Stop => self.stopping = true,
+            // It was sent to wake who takes it.
+            Mail::Written => {}
             other => self.waiting.push_back(other),
         }
         Ok(())
@@ -196,7 +208,11 @@ impl Driver {
                 self.broker.handle(input, now, &mut commit);
             }
         }
-        self.more = self.broker.finish(now, &mut commit);
+        // While sessions are busy with what they have, more of it collects for each.
+        self.more = match self.may_deliver() {
+            true => self.broker.finish(now, &mut commit),
+            false => self.broker.finish_withholding(now, &mut commit),
+        };
         self.inbox.free(freed);
         self.commit(commit, permits)
     }
@@ -269,7 +285,7 @@ impl Driver {
                 });
                 return None;
             }
-            Mail::Durable { .. } | Mail::StoreFailed(_) | Mail::Stop => return None,
+            Mail::Durable { .. } | Mail::Written | Mail::StoreFailed(_) | Mail::Stop => return None,
         })
     }
 
@@ -288,10 +304,12 @@ impl Driver {
             let answers = effects
                 .iter()
                 .any(|effect| matches!(effect, Effect::Reply { .. }));
+            let visits = visits(&effects);
             self.pending.push_back(Pending {
                 commit: self.submitted,
                 effects,
                 answers,
+                visits,
                 _permits: permits,
             });
         }
@@ -437,6 +455,16 @@ impl Driver {
             self.outbox.put(Post::Consumer(sink.clone(), event));
         }
     }
+}
+
+/// How many consumers' sessions have deliveries to write, where all of one stand together.
+fn visits(effects: &[Effect]) -> usize {
+    let to = |effect: &Effect| match effect {
+        Effect::Deliver { consumer, .. } => Some(*consumer),
+        _ => None,
+    };
+    let runs = effects.chunk_by(|one, next| to(one) == to(next));
+    runs.filter(|run| to(&run[0]).is_some()).count()
 }
 
 /// Milliseconds since the Unix epoch; a clock before it reads as 0.

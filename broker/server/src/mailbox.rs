@@ -63,6 +63,8 @@ pub(crate) enum Mail {
     Totals(oneshot::Sender<crate::driver::Figures>),
     /// Every commit up to this number is durable.
     Durable { through: u64 },
+    /// Consumers' sessions have written most of what they were handed: they may get more.
+    Written,
     /// The store cannot go on.
     StoreFailed(StoreError),
     /// Finish what has come and stop.
@@ -240,7 +242,7 @@ impl Mail {
             | Mail::Publish { .. }
             | Mail::OpenConsumer { .. }
             | Mail::Totals(_) => true,
-            Mail::Durable { .. } | Mail::StoreFailed(_) | Mail::Stop => false,
+            Mail::Durable { .. } | Mail::Written | Mail::StoreFailed(_) | Mail::Stop => false,
         }
     }
 }

@@ -143,16 +143,19 @@ mod tests {
     use arc_swap::ArcSwap;
     use bytes::Bytes;
     use pointsman_core::input::{MessageCopy, Publish, Times, Verdict};
-    use pointsman_core::{Broker, Commit, ConnectionId, ExchangeId, Input, PublisherId, PublisherIdentity};
+    use pointsman_core::{
+        Broker, Commit, ConnectionId, ConsumerId, ExchangeId, Input, PublisherId, PublisherIdentity,
+    };
     use pointsman_protocol::MessageMeta;
     use pointsman_protocol::admin::{QueueSpec, Request};
+    use pointsman_protocol::consume::{Credit, OpenConsumer};
     use pointsman_router_host::{CompileMode, Host, HostOptions, ModuleLimits, Routes};
     use pointsman_store::{Committer, Options, Reader, Site, Store};
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
     use super::*;
     use crate::driver::now;
-    use crate::mailbox::{Mail, Mailbox, PublisherEvent, Wake, mailbox};
+    use crate::mailbox::{ConsumerEvent, Mail, Mailbox, PublisherEvent, Wake, mailbox};
     use crate::outbox::outbox;
 
     const PUBLISHER: PublisherId = PublisherId(2);
@@ -193,7 +196,7 @@ mod tests {
             let committer = Committer::start(store.clone(), |_| {}).unwrap();
             let reader = Reader::start(store.clone(), |_| {}).unwrap();
             let (outbox, dispatcher) = outbox();
-            tokio::spawn(dispatcher.run());
+            tokio::spawn(dispatcher.run(mailbox.clone()));
             let host = Host::new(HostOptions {
                 cache_dir: folder.path().join("modules"),
                 mac_key: [0; 32],
@@ -239,12 +242,50 @@ mod tests {
         }
 
         async fn publish(&self) {
+            self.publish_many(1..2).await;
+        }
+
+        async fn publish_many(&self, sequences: std::ops::Range<u64>) {
+            let message = |sequence| Publish {
+                sequence,
+                ..self.message.clone()
+            };
             let mail = Mail::Publish {
                 publisher: PUBLISHER,
-                messages: vec![self.message.clone()],
+                messages: sequences.map(message).collect(),
                 permit: self.mailbox.publish_room(1).await.unwrap(),
             };
             self.mailbox.send(mail).await.unwrap();
+        }
+
+        /// A consumer that takes what it gets.
+        fn consume(&self, consumer: ConsumerId) -> UnboundedReceiver<ConsumerEvent> {
+            let (sink, events) = unbounded_channel();
+            let open = OpenConsumer {
+                queue: "q".to_owned(),
+                tag: String::new(),
+                exclusive: false,
+                no_ack: false,
+                start: None,
+            };
+            let connection = ConnectionId(1);
+            self.mailbox.send_now(Mail::OpenConsumer {
+                connection,
+                consumer,
+                open,
+                sink,
+            });
+            let credit = Credit {
+                messages: 1_000,
+                bytes: 1 << 20,
+            };
+            self.mailbox
+                .send_now(Mail::Input(Input::Credit { consumer, credit }));
+            events
+        }
+
+        fn step(&self) -> Option<Sleep> {
+            self.shard.lock().step(Side::Outside)
         }
 
         fn work_off_light_mail(&self) -> tokio::task::JoinHandle<()> {
@@ -313,6 +354,56 @@ mod tests {
             .unwrap();
         assert!(matches!(bench.shard.run(), Ended::StoreFailed(_)));
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_withheld_while_sessions_are_busy_is_handed_out_once_they_have_written() {
+        // More than are handed something at once.
+        const CONSUMERS: u64 = 600;
+        let bench = Bench::new();
+        let mut all: Vec<_> = (0..CONSUMERS)
+            .map(|n| bench.consume(ConsumerId(10 + n)))
+            .collect();
+        let mut delivered = || {
+            let events = all
+                .iter_mut()
+                .flat_map(|events| std::iter::from_fn(|| events.try_recv().ok()));
+            let counts = events.map(|event| match event {
+                ConsumerEvent::Deliver(delivery) => u64::from(delivery.count),
+                _ => 0,
+            });
+            counts.sum::<u64>()
+        };
+        let idle = Some(Sleep {
+            wake: Wake::AnyMail,
+            until: None,
+        });
+        while bench.step() != idle {}
+        others_have_their_turn().await;
+        for n in 0..2 {
+            let first = 1 + n * CONSUMERS;
+            bench.publish_many(first..first + CONSUMERS).await;
+            assert_eq!(
+                bench.step(),
+                idle,
+                "there is nothing to do until sessions have written"
+            );
+        }
+        others_have_their_turn().await;
+        assert_eq!(delivered(), CONSUMERS, "what came second was withheld");
+        assert_eq!(bench.step(), idle);
+        others_have_their_turn().await;
+        assert_eq!(delivered(), CONSUMERS);
+        bench.mailbox.send_now(Mail::Stop);
+        bench.sleeper.join().unwrap();
+        assert!(matches!(bench.shard.run(), Ended::Stopped));
+    }
+
+    /// Lets every task of this thread run until it waits for something.
+    async fn others_have_their_turn() {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]

@@ -293,7 +293,7 @@ fn drive(
     .map_err(StartError::Thread)?;
     let reclaimer = Reclaimer::start(store.clone()).map_err(StartError::Thread)?;
     let (outbox, dispatcher) = outbox();
-    tokio::spawn(dispatcher.run());
+    tokio::spawn(dispatcher.run(mailbox.clone()));
     let driver = Driver::new(
         broker,
         effects,

@@ -42,6 +42,24 @@ pub(super) struct Pending {
 impl World {
     pub(super) fn finish(&mut self) {
         self.more = self.broker.finish(self.now, &mut self.commit);
+        assert!(!self.broker.withholds());
+        self.end_turn();
+    }
+
+    /// Clients have yet to be sent what was handed out before.
+    pub(super) fn finish_withholding(&mut self) {
+        self.more = self.broker.finish_withholding(self.now, &mut self.commit);
+        let effects = &self.commit.effects;
+        assert!(
+            !effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Deliver { .. }))
+        );
+        self.figures.withheld += u64::from(self.broker.withholds());
+        self.end_turn();
+    }
+
+    fn end_turn(&mut self) {
         self.latest = self.latest.max(self.now);
         let commit = std::mem::take(&mut self.commit);
         format!("{commit:?}").hash(&mut self.hash);

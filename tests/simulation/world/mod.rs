@@ -118,10 +118,11 @@ pub(crate) struct Figures {
     pub(crate) due_reads: u64,
     pub(crate) sweeps: u64,
     pub(crate) set_back: u64,
+    pub(crate) withheld: u64,
 }
 
 impl Figures {
-    fn fields(&mut self) -> [&mut u64; 20] {
+    fn fields(&mut self) -> [&mut u64; 21] {
         [
             &mut self.crashes,
             &mut self.confirms,
@@ -143,6 +144,7 @@ impl Figures {
             &mut self.due_reads,
             &mut self.sweeps,
             &mut self.set_back,
+            &mut self.withheld,
         ]
     }
 
@@ -221,7 +223,8 @@ impl World {
         self.now += self.rng.u64(0..5);
         match self.rng.u32(0..100) {
             0..25 => self.publish(),
-            25..38 => self.finish(),
+            25..35 => self.finish(),
+            35..38 => self.finish_withholding(),
             38..40 => self.figures.reclaimed += u64::from(self.store.reclaim(&mut self.rng)),
             40..58 => self.make_durable(),
             58..68 => self.answer_read(),

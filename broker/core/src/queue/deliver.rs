@@ -13,8 +13,16 @@ use crate::ids::{ConsumerId, DeliveryTag};
 use crate::limits::{Bounds, CHUNKS_AHEAD};
 use crate::log::Log;
 
+/// What a turn does with messages that consumers could have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deliveries {
+    HandOut,
+    Withhold,
+}
+
 /// What a turn of a queue works with.
 pub(crate) struct Turn<'a> {
+    pub(crate) deliveries: Deliveries,
     pub(crate) consumers: &'a mut FxHashMap<ConsumerId, Consumer>,
     pub(crate) log: &'a mut Log,
     pub(crate) bounds: &'a Bounds,
@@ -29,7 +37,13 @@ impl Queue {
         if self.gone {
             return self.remove_below(self.tail, turn).is_none();
         }
-        self.purge_turn(turn) || (self.purges.is_empty() && self.deliver_turn(turn))
+        self.purge_turn(turn)
+            || (self.purges.is_empty() && turn.deliveries == Deliveries::HandOut && self.deliver_turn(turn))
+    }
+
+    /// Whether a turn could hand something out.
+    pub(crate) fn has_takers(&self) -> bool {
+        !self.hungry.is_empty() && self.counters.ready > 0
     }
 
     /// Whether nothing is left of a deleted queue.

@@ -23,7 +23,7 @@ use expire::Overdue;
 use pages::{EntryRef, Next, Pages};
 use settled::Settled;
 
-pub(crate) use deliver::Turn;
+pub(crate) use deliver::{Deliveries, Turn};
 
 /// See the module.
 #[derive(Debug)]

@@ -198,6 +198,11 @@ impl Stream {
         false
     }
 
+    /// Whether a turn could hand something out.
+    pub(crate) fn has_takers(&self) -> bool {
+        !self.hungry.is_empty() || !self.waiting.is_empty()
+    }
+
     /// Hands one reader what it can have of one entry, and puts it where it waits for more. Returns how many messages
     /// it got.
     fn serve(&mut self, id: ConsumerId, most: u32, turn: &mut Turn<'_>) -> u32 {

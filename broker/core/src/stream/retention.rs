@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Asker, Stream};
 use crate::commit::{Commit, IndexEntry, Record};
 use crate::limits::RETENTION_STEP_MS;
-use crate::queue::Turn;
+use crate::queue::{Deliveries, Turn};
 
 impl Stream {
     /// Takes a turn at `now`. Returns whether there is more to do that waits for nothing.
@@ -13,7 +13,8 @@ impl Stream {
         let more = self.retain(now, turn);
         self.due = self.deadline(now);
         self.seek(turn.commit);
-        more || (self.purges.is_empty() && !self.gone && self.deliver_turn(turn))
+        let hands_out = turn.deliveries == Deliveries::HandOut;
+        more || (self.purges.is_empty() && !self.gone && hands_out && self.deliver_turn(turn))
     }
 
     /// Drops entries until none has to go, the store is asked for the next one, or the turn is over; only in the last

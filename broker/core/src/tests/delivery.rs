@@ -225,6 +225,74 @@ fn consumers_with_credit_share_what_waits() {
 }
 
 #[test]
+fn what_a_turn_withholds_is_handed_out_in_fair_shares_when_one_may() {
+    let (mut bench, queue) = bench_with_queue(Bounds::default());
+    bench.open_consumer(1, "q");
+    bench.open_consumer(2, "q");
+    bench.turn([credit(1, 100, 1_000), credit(2, 100, 1_000)]);
+    assert!(!bench.broker.withholds(), "there is nothing");
+    for n in 1..=4 {
+        let mut commit = Commit::default();
+        bench.broker.handle(
+            publish(1, vec![message(n, &n.to_string(), &[queue])]),
+            NOW,
+            &mut commit,
+        );
+        assert!(
+            !bench.broker.finish_withholding(NOW, &mut commit),
+            "only a turn that may would do more"
+        );
+        assert_eq!(bodies(&commit).len(), 0);
+        let in_index = |record: &Record| matches!(record, Record::Index { .. });
+        assert!(
+            commit.records.iter().any(in_index),
+            "it is in its queue all the same"
+        );
+        assert!(bench.broker.withholds());
+    }
+    let commit = bench.turn([]);
+    assert!(!bench.broker.withholds());
+    let of = |consumer| {
+        let all = deliveries(&commit).into_iter();
+        all.filter(|d| d.consumer == consumer)
+            .map(|d| d.body)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of(1), of(2)),
+        (vec!["1".into(), "2".into()], vec!["3".into(), "4".into()])
+    );
+}
+
+#[test]
+fn a_purge_takes_what_was_withheld_and_a_deleted_queue_withholds_nothing() {
+    let mut bench = bench_with_messages(&["a", "b"]);
+    bench.open_consumer(1, "q");
+    let mut commit = Commit::default();
+    bench.broker.handle(credit(1, 100, 1_000), NOW, &mut commit);
+    bench.broker.finish_withholding(NOW, &mut commit);
+    assert!(bench.broker.withholds());
+    let purged = bench.request(Request::PurgeQueue("q".to_owned()));
+    assert!(matches!(purged, Ok(Reply::Purged(2))), "{purged:?}");
+
+    let queue = bench.queue_id("q");
+    let mut commit = Commit::default();
+    bench
+        .broker
+        .handle(publish(1, vec![message(3, "c", &[queue])]), NOW, &mut commit);
+    bench.broker.finish_withholding(NOW, &mut commit);
+    assert!(bench.broker.withholds());
+    let delete = Request::DeleteQueue {
+        name: "q".to_owned(),
+        if_unused: false,
+        if_empty: false,
+    };
+    bench.request(delete).unwrap();
+    assert!(!bench.broker.withholds());
+    assert_eq!(bodies(&bench.turn([])).len(), 0);
+}
+
+#[test]
 fn one_turn_hands_out_a_bounded_number_and_asks_for_another() {
     let (mut bench, queue) = bench_with_queue(Bounds {
         deliveries_per_turn: 2,

@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 use pointsman_sdk::{BindingSpec, Client, ExchangeKind, ExchangeSpec, Message, Publisher, QueueSpec};
 use pointsman_tests::{Broker, proc};
 
+use crate::crowd::Crowd;
 use crate::limits::{self, histogram};
 use crate::report::{Figure, Row};
 
@@ -24,8 +25,9 @@ const WINDOW: u32 = 16_384;
 const BODY: usize = 100;
 /// Requests or connects in flight while a point is made ready.
 const REQUESTS: usize = 128;
-/// Consumers of one connection.
-const CONSUMERS: usize = 500;
+/// Publishers to the consumers of one queue: what a single one has unconfirmed, at most 2 MiB, is little more than a message for
+/// each of ten thousand.
+const PUBLISHERS: usize = 8;
 /// A point's time of a message by that of the point before, from which it is a cliff.
 const CLIFF: f64 = 2.0;
 
@@ -160,33 +162,37 @@ async fn connections(counts: &[usize]) -> Vec<Row> {
     curve(points)
 }
 
-/// Messages put into one queue and taken by many consumers.
+/// Messages put into one queue and taken by many consumers. A point ends when all are taken.
 async fn consumers(counts: &[usize]) -> Vec<Row> {
     let broker = Broker::start();
     let client = broker.client().await;
     declare(&client, "q").await;
-    let mut taking = tokio::task::JoinSet::new();
-    let mut others = Vec::new();
+    let crowd = Crowd::of("q", broker.client_builder());
+    let others = join_all((0..PUBLISHERS).map(|_| broker.client())).await;
+    let message = |_| Message::new(Bytes::from_static(&[b'x'; BODY])).key("q");
     let mut points = Vec::new();
     for &count in counts {
-        while taking.len() < count {
-            if taking.len() == others.len() * CONSUMERS {
-                others.push(broker.client().await);
-            }
-            let other = others.last().unwrap_or(&client);
-            let opened = other.consumer("q").prefetch(256).open().await;
-            let mut consumer = opened.expect("opens");
-            taking.spawn(async move {
-                while let Some(Ok(delivery)) = consumer.recv().await {
-                    delivery.ack();
-                }
-            });
+        crowd.grow(count).await;
+        let publishers = join_all(others.iter().map(|client| open(client, ""))).await;
+        let (cpu, taken) = (proc::cpu(broker.pid()), crowd.taken());
+        let since = Instant::now();
+        let published = publishers.iter().map(|publisher| fill(publisher, BODY, &message));
+        let messages = join_all(published).await.into_iter().sum();
+        while crowd.taken() - taken < messages {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let keys = ["q".to_owned()];
-        let name = format!("{count} consumers of one queue");
-        points.push(measure(&broker, &client, "", &keys, BODY, name).await);
+        let took = since.elapsed();
+        points.push(Point {
+            name: format!("{count} consumers of one queue"),
+            rate: messages as f64 / took.as_secs_f64(),
+            cpu: proc::cpu(broker.pid()) - cpu,
+            latency: one_at_a_time(&publishers[0], &message).await,
+            messages,
+            rss: proc::rss(broker.pid()),
+            more: Vec::new(),
+        });
     }
-    taking.abort_all();
+    crowd.close();
     curve(points)
 }
 
@@ -289,18 +295,33 @@ async fn measure(
     let message = |n: usize| Message::new(body.clone()).key(keys[n % keys.len()].clone());
     let before = proc::cpu(broker.pid());
     let since = Instant::now();
-    let each = if body.len() > 64 << 10 { 1 } else { 64 };
-    let messages = (0..).take_while(|n: &usize| !n.is_multiple_of(each) || since.elapsed() < THROUGHPUT);
-    let outcome = publisher
-        .publish_all(messages.map(message))
-        .await
-        .expect("are taken")
-        .await;
-    let outcome = outcome.expect("are confirmed");
+    let messages = fill(&publisher, body.len(), &message).await;
     let took = since.elapsed();
-    assert!(outcome.is_success(), "{outcome:?}");
     let cpu = proc::cpu(broker.pid()) - before;
+    Point {
+        name,
+        rate: messages as f64 / took.as_secs_f64(),
+        latency: one_at_a_time(&publisher, &message).await,
+        cpu,
+        messages,
+        rss: proc::rss(broker.pid()),
+        more: Vec::new(),
+    }
+}
 
+/// Publishes for the time of a point. Returns how many messages were confirmed.
+async fn fill(publisher: &Publisher, body: usize, message: &impl Fn(usize) -> Message) -> u64 {
+    let since = Instant::now();
+    let each = if body > 64 << 10 { 1 } else { 64 };
+    let messages = (0..).take_while(|n: &usize| !n.is_multiple_of(each) || since.elapsed() < THROUGHPUT);
+    let taken = publisher.publish_all(messages.map(message)).await;
+    let outcome = taken.expect("are taken").await.expect("are confirmed");
+    assert!(outcome.is_success(), "{outcome:?}");
+    outcome.routed
+}
+
+/// How long it takes to confirm each of some messages that are alone.
+async fn one_at_a_time(publisher: &Publisher, message: &impl Fn(usize) -> Message) -> Histogram<u64> {
     let mut latency = histogram();
     let since = Instant::now();
     for n in 0.. {
@@ -312,15 +333,7 @@ async fn measure(
             break;
         }
     }
-    Point {
-        name,
-        rate: outcome.routed as f64 / took.as_secs_f64(),
-        latency,
-        cpu,
-        messages: outcome.routed,
-        rss: proc::rss(broker.pid()),
-        more: Vec::new(),
-    }
+    latency
 }
 
 /// A row for each point; those that fall off say so.

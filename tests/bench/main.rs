@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "nothing is outside of a benchmark")]
 
+mod crowd;
 mod curves;
 mod limits;
 mod report;

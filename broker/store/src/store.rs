@@ -151,7 +151,7 @@ impl Store {
         result
     }
 
-    /// Syncs what was written so far, while others write.
+    /// Syncs what was written so far, while others write. Whoever writes next is told of an error as well, as what it is.
     ///
     /// # Errors
     /// As [`Store::apply`].
@@ -163,7 +163,7 @@ impl Store {
             return Ok(());
         }
         let begun = writer.wal.begin_to_sync().map_err(write_failed);
-        let unsynced = begun.inspect_err(|error| writer.fail(error))?;
+        let unsynced = begun.inspect_err(|error| writer.fail_untold(error))?;
         drop(writer);
         let synced = self.timed(|| unsynced.sync());
         let mut writer = self.writer();
@@ -171,7 +171,7 @@ impl Store {
             writer.wal.synced(&unsynced);
             self.mark(&mut writer, sequence)
         });
-        marked.inspect_err(|error| writer.fail(error))
+        marked.inspect_err(|error| writer.fail_untold(error))
     }
 
     /// Reads index entries of a queue in order: from the one that holds `from`, or the first behind it, to the last

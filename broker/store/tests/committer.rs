@@ -125,6 +125,23 @@ fn an_interval_syncs_by_itself_and_nothing_waits_for_it() {
 }
 
 #[test]
+fn whoever_writes_after_a_sync_that_failed_aside_is_told_why() {
+    for (site, kind) in [
+        (Site::Sync, ErrorKind::Other),
+        (Site::Mark, ErrorKind::StorageFull),
+    ] {
+        let (_dir, store) = open(Options::default());
+        store.apply(&[&append(1, 10)], false).unwrap();
+        store.faults().fail(site, 0, kind);
+        let failed = store.sync().unwrap_err();
+        let told = store.apply(&[&append(2, 10)], false).unwrap_err();
+        assert_eq!(told.to_string(), failed.to_string());
+        assert_eq!(matches!(told, StoreError::DiskFull), site == Site::Mark, "{told}");
+        assert!(matches!(store.apply(&[], false), Err(StoreError::Stopped(_))));
+    }
+}
+
+#[test]
 fn while_an_interval_is_synced_others_write_and_sync() {
     let (_dir, store) = open(Options::default());
     let syncs = figure(&store, "syncs");

@@ -340,8 +340,8 @@ impl Segment {
         self.direct.sync_data()
     }
 
-    /// As [`Segment::sync`], for who syncs while others do: the system tells an error once to each open file, so neither
-    /// takes the error that is the other's.
+    /// As [`Segment::sync`], for who syncs while commits do: the system tells an error once to each open file, so it takes none
+    /// that a commit should hear of. Of two that do this at once one may be told; the store fails by that one.
     pub(super) fn sync_aside(&self) -> io::Result<()> {
         self.cached.sync_data()
     }

@@ -332,12 +332,19 @@ impl Driver {
     }
 
     fn release_durable(&mut self) -> Result<(), StoreError> {
+        let mut released = 0;
         while self
             .pending
             .front()
             .is_some_and(|pending| pending.commit <= self.durable)
         {
-            let Some(Pending { effects, answers, .. }) = self.pending.pop_front() else {
+            let Some(Pending {
+                effects,
+                answers,
+                visits,
+                ..
+            }) = self.pending.pop_front()
+            else {
                 break;
             };
             if answers {
@@ -350,8 +357,9 @@ impl Driver {
             for effect in effects {
                 self.perform(effect);
             }
+            released += visits;
         }
-        self.outbox.send();
+        self.outbox.send(released);
         Ok(())
     }
 
@@ -472,4 +480,36 @@ pub(crate) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use pointsman_core::chunk::ChunkBuilder;
+    use pointsman_core::{DeliveryTag, Lane, Offset};
+    use pointsman_protocol::publish::Outcome;
+
+    use super::*;
+
+    #[test]
+    fn however_much_a_session_has_to_write_it_is_visited_once() {
+        let chunk = Arc::new(ChunkBuilder::new(Lane::Queues, Offset(0), 0).finish());
+        let deliver = |consumer| Effect::Deliver {
+            consumer: ConsumerId(consumer),
+            first: DeliveryTag(1),
+            chunk: chunk.clone(),
+            record: 0,
+            count: 3,
+            redelivered: false,
+            delivery_count: 0,
+            place: None,
+        };
+        let confirm = Effect::Confirm {
+            publisher: PublisherId(1),
+            first: 1,
+            count: 1,
+            outcome: Outcome::Unroutable,
+        };
+        assert_eq!(visits(&[]), 0);
+        assert_eq!(visits(&[confirm, deliver(1), deliver(1), deliver(2)]), 2);
+    }
 }

@@ -46,7 +46,7 @@ struct Parcel {
     to_others: Vec<Post>,
     /// How many messages are delivered.
     deliveries: u64,
-    /// How many consumers' sessions that wakes, where all for one stand together.
+    /// How many consumers' sessions have deliveries to write.
     visits: usize,
 }
 
@@ -111,8 +111,9 @@ impl Outbox {
         has_room
     }
 
-    /// Sends the parcel.
-    pub(crate) fn send(&mut self) {
+    /// Sends the parcel, in which are deliveries for so many consumers' sessions.
+    pub(crate) fn send(&mut self, visits: usize) {
+        self.parcel.visits += visits;
         if self.parcel.is_empty() {
             return;
         }
@@ -140,7 +141,7 @@ impl Outbox {
 impl Drop for Outbox {
     fn drop(&mut self) {
         self.side = Side::Outside;
-        self.send();
+        self.send(0);
         self.shared.waiting().closed = true;
         self.shared.arrived.notify_one();
     }
@@ -180,12 +181,9 @@ impl Parcel {
 
     fn put(&mut self, post: Post) {
         match &post {
-            Post::Consumer(to, event) => {
+            Post::Consumer(_, event) => {
                 if let ConsumerEvent::Deliver(delivery) = event {
                     self.deliveries += u64::from(delivery.count);
-                }
-                if !self.to_consumers.last().is_some_and(|last| last.is_for(to)) {
-                    self.visits += 1;
                 }
                 self.to_consumers.push(post);
             }
@@ -219,12 +217,6 @@ impl Parcel {
             false => (&mut self.to_others, &mut self.to_consumers),
         };
         first.drain(..).chain(second.drain(..))
-    }
-}
-
-impl Post {
-    fn is_for(&self, consumer: &UnboundedSender<ConsumerEvent>) -> bool {
-        matches!(self, Post::Consumer(to, _) if to.same_channel(consumer))
     }
 }
 
@@ -286,7 +278,7 @@ mod tests {
         let (to, mut events) = mpsc::unbounded_channel();
         outbox.put(confirm(&to, 1));
         outbox.put(confirm(&to, 2));
-        outbox.send();
+        outbox.send(0);
         outbox.put(confirm(&to, 3));
         drop((outbox, to));
         dispatcher.run(nobody()).await;
@@ -346,7 +338,7 @@ mod tests {
             for (to, _) in &consumers {
                 outbox.put(delivery(to, 1, 1));
             }
-            outbox.send();
+            outbox.send(VISITS_MAX);
             assert!(!asks || !outbox.has_room(0));
             let is_there = |(_, events): &(_, UnboundedReceiver<ConsumerEvent>)| !events.is_empty();
             while !consumers.iter().all(is_there) {
@@ -367,34 +359,22 @@ mod tests {
         handing_out.await.unwrap();
     }
 
-    #[test]
-    fn however_much_a_session_has_to_write_it_is_one() {
-        let (mut outbox, _dispatcher) = outbox();
-        let (to, _events) = mpsc::unbounded_channel();
-        for first in 0..2 * VISITS_MAX as u64 {
-            outbox.put(delivery(&to, first, 1));
-        }
-        outbox.send();
-        assert!(outbox.has_room(VISITS_MAX - 2));
-        assert!(!outbox.has_room(VISITS_MAX - 1));
-    }
-
     #[tokio::test]
     async fn inside_of_the_runtime_news_is_handed_out_when_it_is_sent_but_overtakes_none() {
         let (mut outbox, dispatcher) = outbox();
         let (to, mut events) = mpsc::unbounded_channel();
         outbox.put(confirm(&to, 1));
-        outbox.send();
+        outbox.send(0);
         outbox.send_from(Side::Inside);
         outbox.put(confirm(&to, 2));
-        outbox.send();
+        outbox.send(0);
         assert!(events.is_empty());
         let handing_out = tokio::spawn(dispatcher.run(nobody()));
         for _ in 1..=2 {
             assert!(events.recv().await.is_some());
         }
         outbox.put(confirm(&to, 3));
-        outbox.send();
+        outbox.send(0);
         assert_eq!(events.len(), 1);
         drop(outbox);
         handing_out.await.unwrap();
@@ -407,7 +387,7 @@ mod tests {
         let handing_out = tokio::spawn(dispatcher.run(nobody()));
         for first in 0..100 {
             outbox.put(confirm(&to, first));
-            outbox.send();
+            outbox.send(0);
             assert!(events.recv().await.is_some());
         }
         drop(outbox);
